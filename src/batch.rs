@@ -1,0 +1,142 @@
+//! What travels between the stages: `RowBatch` -> `PreparedBatch` -> `EncodedBatch`.
+//!
+//! Each stage takes one type and gives the next, so a batch that skipped a stage does not
+//! compile. Good rows are packed (`rows[slot]` is the batch row that a slot belongs to) and
+//! only they take a place on the device; failed rows are carried as errors at their index.
+//! Nothing here computes.
+
+use arrow::array::RecordBatch;
+
+use crate::error::RowError;
+
+/// Where a batch belongs: which part of the plan, and whether it is that part's last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Index into the plan's parts.
+    pub part: usize,
+    /// Row of the part at which the batch starts.
+    pub offset: u64,
+    /// True for the part's last batch. A part of 0 rows has one empty batch.
+    pub last: bool,
+}
+
+/// Rows as they were read. A batch never straddles two parts.
+#[derive(Debug, Clone)]
+pub struct RowBatch {
+    pub position: Position,
+    /// All input columns, unchanged.
+    pub rows: RecordBatch,
+}
+
+/// Preprocessed images, packed.
+#[derive(Debug, Clone, Default)]
+pub struct Pixels {
+    /// u8 RGB, shape `[rows.len(), height, width, 3]`, row-major.
+    pub data: Vec<u8>,
+    pub height: usize,
+    pub width: usize,
+    /// The batch row of each slot, ascending.
+    pub rows: Vec<u32>,
+}
+
+/// What was learned about an encoded image from its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// Width in pixels as stored, before EXIF orientation.
+    pub width: u32,
+    /// Height in pixels as stored, before EXIF orientation.
+    pub height: u32,
+    pub format: ImageFormat,
+}
+
+/// The formats that clipmill decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ImageFormat {
+    Bmp,
+    Gif,
+    Jpeg,
+    Png,
+    Tiff,
+    Webp,
+}
+
+impl ImageFormat {
+    /// The word in the `image_format` column.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ImageFormat::Bmp => "bmp",
+            ImageFormat::Gif => "gif",
+            ImageFormat::Jpeg => "jpeg",
+            ImageFormat::Png => "png",
+            ImageFormat::Tiff => "tiff",
+            ImageFormat::Webp => "webp",
+        }
+    }
+}
+
+/// Tokenized captions, packed. Not padded: the encoder decides which lengths share a pass.
+#[derive(Debug, Clone, Default)]
+pub struct Captions {
+    /// Token ids of each slot, start-of-text and end-of-text included, at most the context long.
+    pub ids: Vec<Vec<i64>>,
+    /// The batch row of each slot, ascending.
+    pub rows: Vec<u32>,
+}
+
+/// What was learned about a caption from tokenizing it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CaptionInfo {
+    /// Tokens before truncation, start-of-text and end-of-text included.
+    pub tokens: u32,
+    /// Whether tokens were cut to fit the model's context.
+    pub truncated: bool,
+}
+
+/// Rows whose images are decoded and whose captions are tokenized.
+#[derive(Debug, Clone)]
+pub struct PreparedBatch {
+    pub position: Position,
+    pub rows: RecordBatch,
+    /// Empty when no column needs the image tower.
+    pub pixels: Pixels,
+    /// Empty when no column needs the text tower.
+    pub captions: Captions,
+    /// Per row; `None` where no image could be opened.
+    pub image_info: Vec<Option<ImageInfo>>,
+    /// Per row; `None` where there is no caption.
+    pub caption_info: Vec<Option<CaptionInfo>>,
+    /// Per row.
+    pub image_errors: Vec<Option<RowError>>,
+    /// Per row.
+    pub caption_errors: Vec<Option<RowError>>,
+}
+
+/// Unit-length embeddings, packed.
+#[derive(Debug, Clone, Default)]
+pub struct Embeddings {
+    /// Shape `[rows.len(), dim]`, row-major, each row of length 1.
+    pub data: Vec<f32>,
+    pub dim: usize,
+    /// The batch row of each slot, ascending.
+    pub rows: Vec<u32>,
+}
+
+impl Embeddings {
+    /// The embedding in a slot.
+    pub fn slot(&self, slot: usize) -> &[f32] {
+        &self.data[slot * self.dim..(slot + 1) * self.dim]
+    }
+}
+
+/// Rows with everything that the columns need.
+#[derive(Debug, Clone)]
+pub struct EncodedBatch {
+    pub position: Position,
+    pub rows: RecordBatch,
+    pub image_embeddings: Embeddings,
+    pub text_embeddings: Embeddings,
+    pub image_info: Vec<Option<ImageInfo>>,
+    pub caption_info: Vec<Option<CaptionInfo>>,
+    pub image_errors: Vec<Option<RowError>>,
+    pub caption_errors: Vec<Option<RowError>>,
+}

@@ -1,0 +1,244 @@
+//! What can go wrong, in two kinds: `Error` stops the run, `RowError` becomes data.
+//!
+//! Messages are lower-case, name the thing and say the cure. `main` prints the chain of
+//! sources once and exits with [`Error::exit_code`]. Nothing here decides what to do about
+//! an error.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// The boxed cause of an [`Error`], whichever library it comes from.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a command stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The pipeline file or a `--set` does not say something that clipmill understands.
+    #[error("could not read the pipeline file {}\n{detail}", path.display())]
+    Spec { path: PathBuf, detail: String },
+
+    /// An override on the command line that does not fit the pipeline file.
+    #[error("`--set {set}`: {detail}")]
+    Set { set: String, detail: String },
+
+    /// A setting that is well-formed and makes no sense, or does not fit another.
+    #[error("{key}: {problem}")]
+    Setting { key: String, problem: String },
+
+    /// A file or folder that has to be there.
+    #[error("{what} {} does not exist{hint}", path.display())]
+    NotFound { what: &'static str, path: PathBuf, hint: String },
+
+    /// A folder or glob that holds no input.
+    #[error("no Parquet files in {}: expected files that end in .parquet", path.display())]
+    NoInput { path: PathBuf },
+
+    /// A column that the pipeline names and the input lacks.
+    #[error("{} has no column \"{column}\"{hint}", path.display())]
+    NoColumn { path: PathBuf, column: String, hint: String },
+
+    /// A column that is there and of a type that cannot be used.
+    #[error("column \"{column}\" of {} is {found}; {wanted}", path.display())]
+    ColumnType { path: PathBuf, column: String, found: String, wanted: String },
+
+    /// An output column that the input already has, or that is declared twice.
+    #[error("output column \"{column}\" is already a column of {}: name it otherwise under [columns]", path.display())]
+    ColumnCollision { path: PathBuf, column: String },
+
+    /// Input files whose columns differ.
+    #[error("{} and {} have different columns ({detail}): score them in separate runs", first.display(), other.display())]
+    SchemaMismatch { first: PathBuf, other: PathBuf, detail: String },
+
+    /// The output folder holds something already.
+    #[error("output {} already holds {found}: choose another with --output, or remove it", path.display())]
+    OutputExists { path: PathBuf, found: String },
+
+    /// A file that is not the Parquet it should be.
+    #[error("could not read {} as Parquet", path.display())]
+    Parquet { path: PathBuf, #[source] source: Cause },
+
+    /// A file whose footer and pages disagree about the number of rows.
+    #[error("{} holds {found} rows where its footer says {expected}: the file is damaged", path.display())]
+    RowCount { path: PathBuf, expected: u64, found: u64 },
+
+    /// The file system refused something.
+    #[error("could not {action} {}", path.display())]
+    Io { action: &'static str, path: PathBuf, #[source] source: io::Error },
+
+    /// A JSON file of the model folder that does not say what it should.
+    #[error("{}: {problem}", path.display())]
+    ModelFile { path: PathBuf, problem: String },
+
+    /// Weights in a format that can run code when read.
+    #[error("{} can run code when it is read, so clipmill does not read it: convert it once to model.safetensors (in Python: `CLIPModel.from_pretrained(dir).save_pretrained(dir)`)", path.display())]
+    PickledWeights { path: PathBuf },
+
+    /// Weights that do not fit the architecture that config.json describes.
+    #[error("weights {}: tensor \"{tensor}\" {problem}", path.display())]
+    Tensor { path: PathBuf, tensor: String, problem: String },
+
+    /// A device that was asked for and cannot be used.
+    #[error("device \"{device}\" cannot be used: {problem}")]
+    Device { device: String, problem: String },
+
+    /// LibTorch refused an operation.
+    #[error("LibTorch failed to {action}")]
+    Torch { action: &'static str, #[source] source: tch::TchError },
+
+    /// Arrow refused an operation.
+    #[error("could not {action}")]
+    Arrow { action: &'static str, #[source] source: arrow::error::ArrowError },
+
+    /// Polars could not read or summarise a table.
+    #[error("could not {action} {}", path.display())]
+    Table { action: &'static str, path: PathBuf, #[source] source: Cause },
+
+    /// `on_row_error = "fail"` met a bad row.
+    #[error("row {row} of {}: {error} (on_row_error is \"fail\"; \"keep\" writes it as data)", path.display())]
+    Row { path: PathBuf, row: u64, error: RowError },
+
+    /// The run finished and more rows failed than `--max-failed` allows.
+    #[error("{failed} of {rows} rows failed, more than --max-failed {allowed} allows; the output is complete in {}", output.display())]
+    TooManyFailed { failed: u64, rows: u64, allowed: String, output: PathBuf },
+
+    /// A stage thread ended without saying why: a defect in clipmill.
+    #[error("the {stage} stage panicked: this is a defect in clipmill, please report it")]
+    StagePanicked { stage: &'static str },
+
+    /// Ctrl-C, or a termination signal.
+    #[error("interrupted: {complete} of {parts} parts are complete in {}", output.display())]
+    Interrupted { complete: usize, parts: usize, output: PathBuf },
+}
+
+impl Error {
+    /// The process's exit status, which is API: 1 failed, 2 bad usage or pipeline file,
+    /// 3 finished but more rows failed than allowed, 130 interrupted.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Spec { .. }
+            | Error::Set { .. }
+            | Error::Setting { .. }
+            | Error::NotFound { .. }
+            | Error::NoInput { .. }
+            | Error::NoColumn { .. }
+            | Error::ColumnType { .. }
+            | Error::ColumnCollision { .. }
+            | Error::SchemaMismatch { .. }
+            | Error::OutputExists { .. } => 2,
+            Error::TooManyFailed { .. } => 3,
+            Error::Interrupted { .. } => 130,
+            Error::Parquet { .. }
+            | Error::RowCount { .. }
+            | Error::Io { .. }
+            | Error::ModelFile { .. }
+            | Error::PickledWeights { .. }
+            | Error::Tensor { .. }
+            | Error::Device { .. }
+            | Error::Torch { .. }
+            | Error::Arrow { .. }
+            | Error::Table { .. }
+            | Error::Row { .. }
+            | Error::StagePanicked { .. } => 1,
+        }
+    }
+
+    /// An I/O error with what was being done and to which path.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// A LibTorch error with what was being done.
+    pub fn torch(action: &'static str) -> impl FnOnce(tch::TchError) -> Error {
+        move |source| Error::Torch { action, source }
+    }
+}
+
+/// The `status` column's words. They are stable: people filter on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RowStatus {
+    /// Everything that the pipeline asks for was computed.
+    Ok,
+    /// The image column is null or an empty string.
+    ImagePathMissing,
+    /// The path names nothing.
+    ImageMissing,
+    /// The path leaves the root, or names something that is not a regular file.
+    ImageRefused,
+    /// The file is there and could not be read.
+    ImageUnreadable,
+    /// The file, its sides or its pixel count are over the limits.
+    ImageTooLarge,
+    /// The file ends before the image does.
+    ImageTruncated,
+    /// The bytes are no image that clipmill reads, or a damaged one.
+    ImageUndecodable,
+    /// A decoder panicked on the bytes: a defect there, contained here.
+    DecoderPanic,
+    /// The caption is null.
+    CaptionMissing,
+    /// The caption has no token: empty, or white space alone.
+    CaptionEmpty,
+    /// The model gave a NaN or an infinity for this row.
+    NonFinite,
+}
+
+impl RowStatus {
+    /// Every status, in the order in which reports list them.
+    pub const ALL: [RowStatus; 12] = [
+        RowStatus::Ok,
+        RowStatus::ImagePathMissing,
+        RowStatus::ImageMissing,
+        RowStatus::ImageRefused,
+        RowStatus::ImageUnreadable,
+        RowStatus::ImageTooLarge,
+        RowStatus::ImageTruncated,
+        RowStatus::ImageUndecodable,
+        RowStatus::DecoderPanic,
+        RowStatus::CaptionMissing,
+        RowStatus::CaptionEmpty,
+        RowStatus::NonFinite,
+    ];
+
+    /// The word in the `status` column.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RowStatus::Ok => "ok",
+            RowStatus::ImagePathMissing => "image_path_missing",
+            RowStatus::ImageMissing => "image_missing",
+            RowStatus::ImageRefused => "image_refused",
+            RowStatus::ImageUnreadable => "image_unreadable",
+            RowStatus::ImageTooLarge => "image_too_large",
+            RowStatus::ImageTruncated => "image_truncated",
+            RowStatus::ImageUndecodable => "image_undecodable",
+            RowStatus::DecoderPanic => "decoder_panic",
+            RowStatus::CaptionMissing => "caption_missing",
+            RowStatus::CaptionEmpty => "caption_empty",
+            RowStatus::NonFinite => "non_finite",
+        }
+    }
+}
+
+impl fmt::Display for RowStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why one row has no image embedding, no text embedding or no score.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RowError {
+    /// Becomes the `status` column.
+    pub status: RowStatus,
+    /// Becomes the `error_message` column.
+    pub message: String,
+}
+
+impl RowError {
+    pub fn new(status: RowStatus, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+}

@@ -1,0 +1,22 @@
+//! Dual encoders: an image tower and a text tower that share one embedding space.
+
+use crate::batch::{Captions, Embeddings, Pixels};
+use crate::error::Error;
+
+/// A model that embeds images and captions in one space. One thread owns it.
+pub trait DualEncoder {
+    /// Embeds packed u8 pixels; the embeddings keep the pixels' slots and have unit length.
+    ///
+    /// A row that comes out with a NaN or an infinity is returned as it is: the caller gives
+    /// it a status.
+    fn encode_image(&self, pixels: &Pixels) -> Result<Embeddings, Error>;
+
+    /// Embeds packed captions; the embeddings keep the captions' slots and have unit length.
+    fn encode_text(&self, captions: &Captions) -> Result<Embeddings, Error>;
+
+    /// What cosines are multiplied by before a softmax: `exp` of the weights' `logit_scale`.
+    fn logit_scale(&self) -> f32;
+
+    /// Length of an embedding.
+    fn embedding_dim(&self) -> usize;
+}

@@ -1,0 +1,374 @@
+//! The pipeline file, field for field: pure data, read with serde, unknown keys refused.
+//!
+//! What is written here is what was asked for. Whether the files exist, the columns fit and
+//! the device is there is found by `plan`.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+/// A pipeline file (TOML).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineSpec {
+    /// The version of the file format: 1.
+    pub version: u32,
+    pub source: SourceSpec,
+    /// Where images come from. May be absent when no column needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSpec>,
+    #[serde(default)]
+    pub preprocess: PreprocessSpec,
+    #[serde(default)]
+    pub caption: CaptionSpec,
+    pub model: ModelSpec,
+    /// Output column name -> how it is filled, in output order.
+    pub columns: IndexMap<String, ColumnSpec>,
+    pub sink: SinkSpec,
+    #[serde(default)]
+    pub run: RunSpec,
+}
+
+/// `[source.KIND]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceSpec {
+    Parquet(ParquetSourceSpec),
+}
+
+/// `[source.parquet]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParquetSourceSpec {
+    /// A file, a folder (its `*.parquet`, sorted by name) or a glob.
+    pub path: PathBuf,
+    /// The column that names each row's image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The column that holds each row's caption.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caption: Option<String>,
+    /// Read no more than this many rows, from the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+/// `[image.KIND]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageSpec {
+    Path(ImagePathSpec),
+}
+
+/// `[image.path]`: the image column holds paths.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImagePathSpec {
+    /// Relative paths start here and may not leave it.
+    pub root: PathBuf,
+}
+
+/// `[preprocess]`: what is not in the model's preprocessor_config.json.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PreprocessSpec {
+    /// Whether photos are turned as their EXIF orientation says. The reference does not.
+    pub exif: ExifSpec,
+    /// Images of more pixels than this are `image_too_large`.
+    pub max_pixels: u64,
+    /// Files of more bytes than this are `image_too_large`.
+    pub max_bytes: u64,
+}
+
+impl Default for PreprocessSpec {
+    fn default() -> Self {
+        Self { exif: ExifSpec::Ignore, max_pixels: 64_000_000, max_bytes: 256 << 20 }
+    }
+}
+
+/// `exif = ...`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExifSpec {
+    #[default]
+    Ignore,
+    Apply,
+}
+
+/// `[caption]`: how captions become tokens.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CaptionSpec {
+    /// What `<|endoftext|>` inside a caption is: text, or the control token as in transformers.
+    pub special_tokens: SpecialTokensSpec,
+}
+
+/// `special_tokens = ...`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpecialTokensSpec {
+    /// Spelled out like any other text.
+    #[default]
+    Text,
+    /// One control token, as `CLIPTokenizerFast` reads it.
+    Control,
+}
+
+/// `[model.FAMILY]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelSpec {
+    Clip(ClipSpec),
+}
+
+impl ModelSpec {
+    /// The precision that the pipeline asks for.
+    pub fn precision(&self) -> PrecisionSpec {
+        match self {
+            ModelSpec::Clip(clip) => clip.precision,
+        }
+    }
+
+    /// The model's folder.
+    pub fn dir(&self) -> &std::path::Path {
+        match self {
+            ModelSpec::Clip(clip) => &clip.dir,
+        }
+    }
+}
+
+/// `[model.clip]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipSpec {
+    /// A Hugging Face `CLIPModel` folder.
+    pub dir: PathBuf,
+    #[serde(default)]
+    pub precision: PrecisionSpec,
+}
+
+/// `precision = ...`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum PrecisionSpec {
+    /// f16 on CUDA; bf16 on a CPU that multiplies it natively; else f32.
+    #[default]
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+/// How an output column is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnSpec {
+    /// The image tower's embedding, unit length.
+    ImageEmbedding,
+    /// The text tower's embedding, unit length.
+    TextEmbedding,
+    /// Cosine similarity of the two.
+    Cosine,
+    /// `2.5 * max(cosine, 0)`.
+    ClipScore,
+    /// `ok`, or why the row failed.
+    Status,
+    /// The failure in words.
+    ErrorMessage,
+    /// Pixels, as stored.
+    ImageWidth,
+    /// Pixels, as stored.
+    ImageHeight,
+    /// `jpeg`, `png`, ...
+    ImageFormat,
+    /// Tokens before truncation.
+    CaptionTokens,
+    /// Whether the caption was cut to the model's context.
+    CaptionTruncated,
+}
+
+/// `[sink.KIND]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkSpec {
+    Parquet(ParquetSinkSpec),
+}
+
+/// `[sink.parquet]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParquetSinkSpec {
+    /// The output folder.
+    pub path: PathBuf,
+    #[serde(default)]
+    pub on_row_error: OnRowError,
+    /// The most rows in one part file.
+    #[serde(default = "default_rows_per_part")]
+    pub rows_per_part: NonZeroU32,
+    /// The element type of the embedding columns.
+    #[serde(default)]
+    pub embeddings: EmbeddingType,
+}
+
+fn default_rows_per_part() -> NonZeroU32 {
+    const { NonZeroU32::new(16_384).unwrap() }
+}
+
+/// What becomes of a row that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRowError {
+    /// Written with nulls and a status.
+    #[default]
+    Keep,
+    /// Left out of the output, and counted.
+    Drop,
+    /// Stops the run.
+    Fail,
+}
+
+/// `embeddings = ...`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbeddingType {
+    /// Half the bytes; scores are computed before rounding and do not change.
+    F16,
+    #[default]
+    F32,
+}
+
+/// `[run]`: where and how fast; nothing here changes what the output means.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunSpec {
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    pub device: DeviceSpec,
+    /// Rows a batch; by default the plan chooses for the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<NonZeroUsize>,
+    /// CPU threads; by default the cores that the process may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<NonZeroUsize>,
+    /// The most rows that may fail before the run exits with 3: a count or a percentage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_failed: Option<MaxFailed>,
+}
+
+impl Default for RunSpec {
+    fn default() -> Self {
+        Self { device: DeviceSpec::Auto, batch_size: None, threads: None, max_failed: None }
+    }
+}
+
+/// `device = ...`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceSpec {
+    /// The first CUDA device that can be used, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+impl std::str::FromStr for DeviceSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("\"{text}\" is no device: use auto, cpu, cuda or cuda:N");
+        match text {
+            "auto" => Ok(DeviceSpec::Auto),
+            "cpu" => Ok(DeviceSpec::Cpu),
+            "cuda" => Ok(DeviceSpec::Cuda(0)),
+            _ => {
+                let index = text.strip_prefix("cuda:").ok_or_else(wrong)?;
+                index.parse().map(DeviceSpec::Cuda).map_err(|_| wrong())
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceSpec::Auto => f.write_str("auto"),
+            DeviceSpec::Cpu => f.write_str("cpu"),
+            DeviceSpec::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// `max_failed = 10` or `max_failed = "1%"`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MaxFailed {
+    Rows(u64),
+    Percent(f64),
+}
+
+impl MaxFailed {
+    /// Whether `failed` of `rows` is more than allowed.
+    pub fn exceeded(self, failed: u64, rows: u64) -> bool {
+        match self {
+            MaxFailed::Rows(most) => failed > most,
+            MaxFailed::Percent(most) => failed as f64 * 100.0 > most * rows as f64,
+        }
+    }
+}
+
+impl std::str::FromStr for MaxFailed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("\"{text}\" is neither a number of rows nor a percentage such as 1%");
+        if let Some(percent) = text.strip_suffix('%') {
+            return match percent.trim().parse::<f64>() {
+                Ok(value) if (0.0..=100.0).contains(&value) => Ok(MaxFailed::Percent(value)),
+                _ => Err(wrong()),
+            };
+        }
+        text.parse().map(MaxFailed::Rows).map_err(|_| wrong())
+    }
+}
+
+impl std::fmt::Display for MaxFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            MaxFailed::Rows(most) => write!(f, "{most}"),
+            MaxFailed::Percent(most) => write!(f, "{most}%"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MaxFailed {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Rows(u64),
+            Text(String),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Rows(rows) => Ok(MaxFailed::Rows(rows)),
+            Written::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for DeviceSpec {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for MaxFailed {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for DeviceSpec {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

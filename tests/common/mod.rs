@@ -1,0 +1,75 @@
+//! What the integration tests share: the sample, scratch folders and the oracles.
+//!
+//! An oracle is somebody else's implementation (transformers, Pillow, pyarrow, DuckDB), run from
+//! `.venv` by a script in `tests/oracle/`. Nothing here is an expected value.
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A new empty folder under Cargo's folder for test files, removed when dropped.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the target folder is writable")
+}
+
+/// The Python that has the oracles, unless the machine was set up without it (`LIBTORCH` set).
+///
+/// In CI its absence is a failure: a skipped oracle must not look like a passed one.
+pub fn python() -> Option<PathBuf> {
+    let python = root().join(".venv/bin/python");
+    if python.exists() {
+        return Some(python);
+    }
+    assert!(std::env::var_os("CI").is_none(), "CI needs .venv for the oracles: run `make test`");
+    eprintln!("SKIPPED: no .venv, so no oracle to compare with; `make test` makes it");
+    None
+}
+
+/// Runs `tests/oracle/SCRIPT` with arguments and waits. False when there is no Python to run it.
+#[must_use]
+pub fn oracle<S: AsRef<OsStr>>(script: &str, args: impl IntoIterator<Item = S>) -> bool {
+    let Some(python) = python() else { return false };
+    let script = root().join("tests/oracle").join(script);
+    let output = Command::new(python)
+        .arg(&script)
+        .args(args)
+        .env("HF_HUB_OFFLINE", "1")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .expect("Python starts");
+    assert!(
+        output.status.success(),
+        "{} failed:\n{}{}",
+        script.display(),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    true
+}
+
+/// A folder of files made by others, where it is present beside the checkout.
+pub fn corpora(folder: &str) -> Option<PathBuf> {
+    let dir = root().join("../shared/corpora").join(folder);
+    if dir.is_dir() {
+        return Some(dir);
+    }
+    eprintln!("SKIPPED: {} is not here", dir.display());
+    None
+}
+
+/// The sample's folder.
+pub fn sample() -> PathBuf {
+    root().join("sample_data")
+}
+
+/// Reads a file of little-endian f32.
+pub fn read_f32(path: &Path) -> Vec<f32> {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
+}
