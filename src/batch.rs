@@ -3,11 +3,11 @@
 //! Each stage takes one type and gives the next, so a batch that skipped a stage does not
 //! compile. Good rows are packed (`rows[slot]` is the batch row that a slot belongs to) and
 //! only they take a place on the device; failed rows are carried as errors at their index.
-//! Nothing here computes.
+//! Nothing here computes or fills a column.
 
 use arrow::array::RecordBatch;
 
-use crate::error::RowError;
+use crate::error::{RowError, RowStatus};
 
 /// Where a batch belongs: which part of the plan, and whether it is that part's last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,4 +139,21 @@ pub struct EncodedBatch {
     pub caption_info: Vec<Option<CaptionInfo>>,
     pub image_errors: Vec<Option<RowError>>,
     pub caption_errors: Vec<Option<RowError>>,
+}
+
+impl EncodedBatch {
+    /// A row's word for the `status` column: the image's failure before the caption's.
+    pub fn status(&self, row: usize) -> RowStatus {
+        self.errors(row).next().map_or(RowStatus::Ok, |error| error.status)
+    }
+
+    /// A row's failures in words, or `None` where all went well.
+    pub fn message(&self, row: usize) -> Option<String> {
+        let messages: Vec<_> = self.errors(row).map(|error| error.message.as_str()).collect();
+        (!messages.is_empty()).then(|| messages.join("; "))
+    }
+
+    fn errors(&self, row: usize) -> impl Iterator<Item = &RowError> {
+        [&self.image_errors[row], &self.caption_errors[row]].into_iter().flatten()
+    }
 }

@@ -55,6 +55,14 @@ pub enum Error {
     #[error("output {} already holds {found}: choose another with --output, or remove it", path.display())]
     OutputExists { path: PathBuf, found: String },
 
+    /// The output folder's parts were made in another way than is asked for now.
+    #[error("output {} was made differently: {difference}; choose another with --output, or remove it", path.display())]
+    OutputDiffers { path: PathBuf, difference: String },
+
+    /// The output folder's record of itself is unusable.
+    #[error("{}: {problem}", path.display())]
+    Manifest { path: PathBuf, problem: String },
+
     /// A file that is not the Parquet it should be.
     #[error("could not read {} as Parquet", path.display())]
     Parquet { path: PathBuf, #[source] source: Cause },
@@ -96,8 +104,8 @@ pub enum Error {
     Table { action: &'static str, path: PathBuf, #[source] source: Cause },
 
     /// `on_row_error = "fail"` met a bad row.
-    #[error("row {row} of {}: {error} (on_row_error is \"fail\"; \"keep\" writes it as data)", path.display())]
-    Row { path: PathBuf, row: u64, error: RowError },
+    #[error("row {row} of {}: {status}: {message} (on_row_error is \"fail\"; \"keep\" writes it as data)", path.display())]
+    Row { path: PathBuf, row: u64, status: RowStatus, message: String },
 
     /// The run finished and more rows failed than `--max-failed` allows.
     #[error("{failed} of {rows} rows failed, more than --max-failed {allowed} allows; the output is complete in {}", output.display())]
@@ -106,6 +114,10 @@ pub enum Error {
     /// A stage thread ended without saying why: a defect in clipmill.
     #[error("the {stage} stage panicked: this is a defect in clipmill, please report it")]
     StagePanicked { stage: &'static str },
+
+    /// The system refused a thread.
+    #[error("could not start the {stage} stage's threads")]
+    Thread { stage: &'static str, #[source] source: io::Error },
 
     /// Ctrl-C, or a termination signal.
     #[error("interrupted: {complete} of {parts} parts are complete in {}", output.display())]
@@ -126,10 +138,12 @@ impl Error {
             | Error::ColumnType { .. }
             | Error::ColumnCollision { .. }
             | Error::SchemaMismatch { .. }
-            | Error::OutputExists { .. } => 2,
+            | Error::OutputExists { .. }
+            | Error::OutputDiffers { .. } => 2,
             Error::TooManyFailed { .. } => 3,
             Error::Interrupted { .. } => 130,
             Error::Parquet { .. }
+            | Error::Manifest { .. }
             | Error::RowCount { .. }
             | Error::Io { .. }
             | Error::ModelFile { .. }
@@ -140,7 +154,8 @@ impl Error {
             | Error::Arrow { .. }
             | Error::Table { .. }
             | Error::Row { .. }
-            | Error::StagePanicked { .. } => 1,
+            | Error::StagePanicked { .. }
+            | Error::Thread { .. } => 1,
         }
     }
 

@@ -3,6 +3,8 @@
 //! What is written here is what was asked for. Whether the files exist, the columns fit and
 //! the device is there is found by `plan`.
 
+pub mod layers;
+
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 

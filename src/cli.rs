@@ -1,0 +1,191 @@
+//! The command line: clap structs only. What a command does is in `command`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::spec::{DeviceSpec, MaxFailed, PrecisionSpec};
+
+/// Score image-text datasets with CLIP: Parquet in, the same rows with embeddings and
+/// similarity out.
+///
+/// Every input row becomes one output row, in the same order, with all its columns. A row whose
+/// image or caption is bad is kept, with nulls and a status.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed
+  2    bad usage or pipeline file
+  3    finished, but more rows failed than --max-failed allows
+  130  interrupted; run the same command again to go on
+
+Start here:
+  clipmill run pipelines/sample.toml";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a pipeline, or go on with an interrupted one.
+    #[command(after_help = RUN_EXAMPLE)]
+    Run(RunArgs),
+    /// Check a pipeline against its input, its model and its output folder, without running it.
+    #[command(after_help = CHECK_EXAMPLE)]
+    Check(PipelineArgs),
+    /// Show what a run would do: settings and their origin, columns, parts, memory.
+    #[command(after_help = PLAN_EXAMPLE)]
+    Plan(PlanArgs),
+    /// Summarise a Parquet file or a run's output: statuses, nulls, quantiles, rows, provenance.
+    #[command(after_help = INSPECT_EXAMPLE)]
+    Inspect(InspectArgs),
+    /// Score images against captions: the similarity of every pair.
+    #[command(after_help = SCORE_EXAMPLE)]
+    Score(ScoreArgs),
+    /// Show what this machine offers: LibTorch, CUDA, CPU features; and what is wrong with it.
+    #[command(after_help = DOCTOR_EXAMPLE)]
+    Doctor(DoctorArgs),
+    /// Print the completion script of a shell.
+    #[command(after_help = COMPLETIONS_EXAMPLE)]
+    Completions(CompletionsArgs),
+}
+
+const RUN_EXAMPLE: &str = "\
+Examples:
+  clipmill run pipelines/sample.toml
+  clipmill run mine.toml --input 'shards/*.parquet' --output scored --device cuda:1
+  clipmill run mine.toml --limit 1000 --set sink.parquet.embeddings=f16
+
+Interrupted, the complete parts stay; the same command goes on from there.";
+
+const CHECK_EXAMPLE: &str = "\
+Example:
+  clipmill check pipelines/sample.toml --input mine.parquet";
+
+const PLAN_EXAMPLE: &str = "\
+Examples:
+  clipmill plan pipelines/sample.toml
+  clipmill plan pipelines/sample.toml --json | jq '.parts | length'";
+
+const INSPECT_EXAMPLE: &str = "\
+Examples:
+  clipmill inspect out/sample
+  clipmill inspect out/sample/part-00000.parquet --rows 20";
+
+const SCORE_EXAMPLE: &str = "\
+Examples:
+  clipmill score cat.jpg dog.png --caption 'a cat' --caption 'a dog'
+  clipmill score cat.jpg --caption 'a cat' --model models/clip-vit-base-patch32 --json";
+
+const DOCTOR_EXAMPLE: &str = "\
+Example:
+  clipmill doctor --json | jq .cuda";
+
+const COMPLETIONS_EXAMPLE: &str = "\
+Example:
+  clipmill completions bash > ~/.local/share/bash-completion/completions/clipmill";
+
+/// A pipeline file and what is laid over it.
+#[derive(Debug, Args)]
+pub struct PipelineArgs {
+    /// The pipeline file (TOML).
+    #[arg(value_name = "PIPELINE.toml")]
+    pub pipeline: PathBuf,
+    /// Input instead of the pipeline's: a Parquet file, a folder of them, or a quoted glob.
+    #[arg(long, value_name = "PATH")]
+    pub input: Option<String>,
+    /// Output folder instead of the pipeline's.
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<String>,
+    /// auto, cpu, cuda or cuda:N. auto takes the first CUDA device that works, else the CPU;
+    /// `clipmill doctor` tells which and why.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceSpec>,
+    /// Rows a batch. Larger is faster until the device is full; a batch of 224-pixel images takes
+    /// 150 kB an image before the model. Scores move only in their last digits. By default 64 on
+    /// a CPU and 256 on CUDA.
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<NonZeroUsize>,
+    /// CPU threads for decoding and, on a CPU, for the model. By default every core that the
+    /// process may use.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Read no more than this many rows, from the start.
+    #[arg(long, value_name = "ROWS")]
+    pub limit: Option<u64>,
+    /// Set anything else that the pipeline file can say; later ones win.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// The most rows that may fail: a number, or a share such as 1%. With more, the output is
+    /// still complete, and the exit code is 3. By default any number may.
+    #[arg(long, value_name = "N|P%")]
+    pub max_failed: Option<MaxFailed>,
+    /// Say nothing but errors.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// As one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A Parquet file, a run's output folder, or a quoted glob.
+    pub path: PathBuf,
+    /// How many sample rows to show.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub rows: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// Image files.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// A caption; give it again for more.
+    #[arg(long, required = true, value_name = "TEXT")]
+    pub caption: Vec<String>,
+    /// The model's folder (Hugging Face CLIPModel). The sample's knows emoji and nothing else.
+    #[arg(long, value_name = "DIR", default_value = "sample_data/model")]
+    pub model: PathBuf,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceSpec::Auto)]
+    pub device: DeviceSpec,
+    /// auto is f16 on CUDA, bf16 on a CPU that multiplies it natively, else f32. bf16 moves a
+    /// similarity by up to 0.005, f32 by up to 0.00001.
+    #[arg(long, value_enum, default_value_t = PrecisionSpec::Auto)]
+    pub precision: PrecisionSpec,
+    /// As one JSON object: images, captions, similarity[image][caption], softmax over captions.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// As one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// bash, zsh, fish, elvish or powershell.
+    pub shell: clap_complete::Shell,
+}

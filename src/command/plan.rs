@@ -1,0 +1,95 @@
+//! `clipmill plan`: what a run would do, without doing it.
+
+use serde_json::json;
+
+use super::{pipeline, table};
+use crate::cli::PlanArgs;
+use crate::error::Error;
+use crate::plan::Plan;
+
+/// More parts than this are counted, not listed.
+const PARTS_SHOWN: usize = 5;
+
+pub fn plan(args: &PlanArgs) -> Result<(), Error> {
+    let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, None)?)?;
+    let text = if args.json { as_json(&plan) } else { as_text(&plan) };
+    table::print(&text)
+}
+
+fn as_json(plan: &Plan) -> String {
+    let parts: Vec<_> = plan
+        .parts
+        .iter()
+        .map(|part| {
+            json!({
+                "index": part.index,
+                "file": part.file_name(),
+                "input": plan.inputs[part.input].path,
+                "start": part.start,
+                "rows": part.rows,
+            })
+        })
+        .collect();
+    let columns: Vec<_> = plan.schema.fields().iter().map(|field| {
+        json!({"name": field.name(), "type": field.data_type().to_string()})
+    }).collect();
+    let plan = json!({
+        "settings": plan.settings,
+        "output": plan.output(),
+        "rows": plan.rows(),
+        "device": plan.placement.device_name(),
+        "precision": plan.placement.precision.to_string(),
+        "batch_size": plan.batch_size,
+        "threads": plan.threads,
+        "memory": plan.memory,
+        "columns": columns,
+        "parts": parts,
+    });
+    format!("{plan:#}\n")
+}
+
+fn as_text(plan: &Plan) -> String {
+    let settings = plan.settings.iter().map(|setting| {
+        vec![setting.key.clone(), setting.value.clone(), setting.origin.to_string()]
+    });
+    let from_input = plan.schema.fields().len() - plan.columns.len();
+    let columns = plan.schema.fields().iter().enumerate().map(|(index, field)| {
+        let how = match index.checked_sub(from_input) {
+            None => "input, unchanged".to_owned(),
+            Some(declared) => plan.columns[declared].kind.to_string(),
+        };
+        vec![field.name().clone(), field.data_type().to_string(), how]
+    });
+    let parts = plan.parts.iter().take(PARTS_SHOWN).map(|part| {
+        let input = plan.inputs[part.input].path.display();
+        let rows = format!("{}..{}", part.start, part.start + part.rows);
+        vec![part.file_name(), input.to_string(), rows]
+    });
+    let more = match plan.parts.len().saturating_sub(PARTS_SHOWN) {
+        0 => String::new(),
+        more => format!(" … and {more} more\n"),
+    };
+    let memory = &plan.memory;
+    let memory = [
+        ("weights", memory.weights),
+        ("images between stages", memory.pixels),
+        ("decoding, at the most", memory.decoding),
+        ("row group being written", memory.writing),
+    ];
+    let memory = memory.map(|(what, n)| vec![what.to_owned(), table::bytes(n)]);
+    format!(
+        "Settings\n{}\n\nOutput columns\n{}\n\n{} parts, {} rows, into {}\n{}\n{more}\n\
+         Memory, besides LibTorch itself\n{}\n\n\
+         {}, batches of {}, {} CPU threads\n",
+        table::table(&["key", "value", "from"], settings.collect(), &[]),
+        table::table(&["column", "type", "filled with"], columns.collect(), &[]),
+        table::count(plan.parts.len() as u64),
+        table::count(plan.rows()),
+        plan.output().display(),
+        table::table(&["file", "input", "rows"], parts.collect(), &[]),
+        table::table(&[], memory.to_vec(), &[1]),
+        plan.placement,
+        plan.batch_size,
+        plan.threads,
+    )
+}

@@ -1,0 +1,78 @@
+//! The third stage: pixels and token ids become unit-length embeddings, on the device.
+//!
+//! It runs the towers that the columns need and takes out what is not finite. It does not know
+//! which model it runs.
+
+use crate::batch::{Embeddings, EncodedBatch, PreparedBatch};
+use crate::error::{Error, RowError, RowStatus};
+use crate::model::DualEncoder;
+
+/// Embeds a batch. Without a model (no column needs one) there are no embeddings.
+pub fn encode(
+    model: Option<&dyn DualEncoder>,
+    batch: PreparedBatch,
+) -> Result<EncodedBatch, Error> {
+    let mut encoded = EncodedBatch {
+        position: batch.position,
+        rows: batch.rows,
+        image_embeddings: Embeddings::default(),
+        text_embeddings: Embeddings::default(),
+        image_info: batch.image_info,
+        caption_info: batch.caption_info,
+        image_errors: batch.image_errors,
+        caption_errors: batch.caption_errors,
+    };
+    let Some(model) = model else { return Ok(encoded) };
+    if !batch.pixels.rows.is_empty() {
+        let embeddings = model.encode_image(&batch.pixels)?;
+        encoded.image_embeddings =
+            reject_non_finite(embeddings, &mut encoded.image_errors, "image");
+    }
+    if !batch.captions.rows.is_empty() {
+        let embeddings = model.encode_text(&batch.captions)?;
+        encoded.text_embeddings =
+            reject_non_finite(embeddings, &mut encoded.caption_errors, "text");
+    }
+    Ok(encoded)
+}
+
+/// Takes out embeddings with a NaN or an infinity and gives their rows an error.
+fn reject_non_finite(
+    embeddings: Embeddings,
+    errors: &mut [Option<RowError>],
+    tower: &str,
+) -> Embeddings {
+    if embeddings.data.iter().all(|value| value.is_finite()) {
+        return embeddings;
+    }
+    let mut kept = Embeddings { dim: embeddings.dim, ..Embeddings::default() };
+    for (slot, row) in embeddings.rows.iter().enumerate() {
+        let embedding = embeddings.slot(slot);
+        if embedding.iter().all(|value| value.is_finite()) {
+            kept.data.extend_from_slice(embedding);
+            kept.rows.push(*row);
+        } else {
+            let message = format!("the {tower} tower gave an embedding that is not finite");
+            errors[*row as usize] = Some(RowError::new(RowStatus::NonFinite, message));
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_are_not_finite_lose_their_slot_and_get_a_status() {
+        let embeddings =
+            Embeddings { data: vec![1.0, 0.0, f32::NAN, 0.0, 0.0, 1.0], dim: 2, rows: vec![0, 2, 3] };
+        let mut errors = vec![None; 4];
+        let kept = reject_non_finite(embeddings, &mut errors, "image");
+        assert_eq!(kept.rows, [0, 3]);
+        assert_eq!(kept.data, [1.0, 0.0, 0.0, 1.0]);
+        let statuses: Vec<_> = errors.iter().flatten().map(|error| error.status).collect();
+        assert_eq!(statuses, [RowStatus::NonFinite]);
+        assert!(errors[2].is_some());
+    }
+}

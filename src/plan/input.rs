@@ -1,0 +1,167 @@
+//! Opening the input of a plan: files found, columns checked, parts cut. Nothing is read beyond
+//! the footers.
+
+use arrow::datatypes::{DataType, SchemaRef};
+
+use crate::columns::Needs;
+use crate::error::Error;
+use crate::source::{InputFile, Part, find_files};
+use crate::spec::{ParquetSourceSpec, PipelineSpec, SourceSpec};
+
+/// Opens every input file and makes sure that all have the same columns.
+pub fn open(spec: &ParquetSourceSpec) -> Result<Vec<InputFile>, Error> {
+    let paths = find_files(&spec.path)?;
+    let inputs = paths.iter().map(|path| InputFile::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let first = inputs.first().expect("find_files returns at least one file");
+    for other in &inputs[1..] {
+        if let Some(detail) = difference(&first.schema, &other.schema) {
+            let (first, other) = (first.path.clone(), other.path.clone());
+            return Err(Error::SchemaMismatch { first, other, detail });
+        }
+    }
+    Ok(inputs)
+}
+
+/// The first difference in names and types. Nullability and metadata may differ.
+fn difference(first: &SchemaRef, other: &SchemaRef) -> Option<String> {
+    let describe = |schema: &SchemaRef, index: usize| match schema.fields().get(index) {
+        Some(field) => format!("\"{}\" {}", field.name(), field.data_type()),
+        None => "none".to_owned(),
+    };
+    (0..first.fields().len().max(other.fields().len())).find_map(|index| {
+        let same = match (first.fields().get(index), other.fields().get(index)) {
+            (Some(a), Some(b)) => a.name() == b.name() && a.data_type() == b.data_type(),
+            _ => false,
+        };
+        (!same).then(|| {
+            let (first, other) = (describe(first, index), describe(other, index));
+            format!("column {}: {first} and {other}", index + 1)
+        })
+    })
+}
+
+/// The columns that hold the image and the caption, where the work needs them.
+pub fn check_columns(
+    spec: &PipelineSpec,
+    needs: Needs,
+    first: &InputFile,
+) -> Result<(Option<String>, Option<String>), Error> {
+    let SourceSpec::Parquet(source) = &spec.source;
+    let image = match (&source.image, needs.images) {
+        (None, true) => return Err(missing_setting("image")),
+        (Some(column), needed) => check_column(first, column)?.filter(|_| needed),
+        (None, false) => None,
+    };
+    let caption = match (&source.caption, needs.captions) {
+        (None, true) => return Err(missing_setting("caption")),
+        (Some(column), needed) => check_column(first, column)?.filter(|_| needed),
+        (None, false) => None,
+    };
+    Ok((image, caption))
+}
+
+fn missing_setting(what: &str) -> Error {
+    let problem = format!("[columns] asks for what needs a column of {what}s: name that column");
+    Error::Setting { key: format!("source.parquet.{what}"), problem }
+}
+
+/// A column that must be there and hold strings.
+fn check_column(file: &InputFile, column: &str) -> Result<Option<String>, Error> {
+    let Ok(field) = file.schema.field_with_name(column) else {
+        let names: Vec<_> = file.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let (path, hint) = (file.path.clone(), nearest(column, &names));
+        return Err(Error::NoColumn { path, column: column.to_owned(), hint });
+    };
+    if is_string(field.data_type()) {
+        return Ok(Some(column.to_owned()));
+    }
+    Err(Error::ColumnType {
+        path: file.path.clone(),
+        column: column.to_owned(),
+        found: field.data_type().to_string(),
+        wanted: "a column of strings is needed".into(),
+    })
+}
+
+fn is_string(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_string(values),
+        _ => false,
+    }
+}
+
+/// `: did you mean "x"?` where a name is near, else the names that there are.
+fn nearest(wanted: &str, names: &[&str]) -> String {
+    let scored = names.iter().map(|name| (strsim::jaro_winkler(wanted, name), name));
+    match scored.max_by(|a, b| a.0.total_cmp(&b.0)) {
+        Some((score, name)) if score > 0.75 => format!(": did you mean \"{name}\"?"),
+        Some(_) => format!(": it has {}", names.join(", ")),
+        None => ": it has no columns".to_owned(),
+    }
+}
+
+/// Cuts input files into parts of at most `rows_per_part` rows. A file of 0 rows is one part of
+/// 0 rows, so that an empty table has an empty output.
+pub fn cut(inputs: &[InputFile], rows_per_part: u64, limit: Option<u64>) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut left = limit.unwrap_or(u64::MAX);
+    for (input, file) in inputs.iter().enumerate() {
+        if left == 0 && !parts.is_empty() {
+            break;
+        }
+        let rows_wanted = file.rows.min(left);
+        left -= rows_wanted;
+        let mut start = 0;
+        loop {
+            let rows = (rows_wanted - start).min(rows_per_part);
+            parts.push(Part { index: parts.len(), input, start, rows });
+            start += rows;
+            if start == rows_wanted {
+                break;
+            }
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::datatypes::Schema;
+    use std::sync::Arc;
+
+    fn file(rows: u64) -> InputFile {
+        let schema = Arc::new(Schema::empty());
+        let (path, modified) = ("x.parquet".into(), String::new());
+        InputFile { path, rows, bytes: 0, modified, schema, metadata: vec![] }
+    }
+
+    fn rows(parts: &[Part]) -> Vec<(usize, u64, u64)> {
+        parts.iter().map(|part| (part.input, part.start, part.rows)).collect()
+    }
+
+    #[test]
+    fn a_part_never_holds_rows_of_two_files() {
+        let parts = cut(&[file(5), file(2)], 3, None);
+        assert_eq!(rows(&parts), [(0, 0, 3), (0, 3, 2), (1, 0, 2)]);
+    }
+
+    #[test]
+    fn an_empty_table_is_one_empty_part() {
+        assert_eq!(rows(&cut(&[file(0)], 3, None)), [(0, 0, 0)]);
+    }
+
+    #[test]
+    fn a_limit_stops_in_the_middle_of_a_part_and_leaves_later_files_out() {
+        assert_eq!(rows(&cut(&[file(5), file(9)], 3, Some(4))), [(0, 0, 3), (0, 3, 1)]);
+        assert_eq!(rows(&cut(&[file(5), file(9)], 3, Some(0))), [(0, 0, 0)]);
+    }
+
+    #[test]
+    fn nearest_names_a_near_column_and_else_lists_all() {
+        let names = ["id", "image_path", "caption"];
+        assert_eq!(nearest("captions", &names), ": did you mean \"caption\"?");
+        assert_eq!(nearest("zzz", &names), ": it has id, image_path, caption");
+    }
+}

@@ -1,0 +1,281 @@
+//! The pipeline resolved against disk and device: opened, checked, sized, cut into parts.
+//!
+//! Everything that can be wrong before the first batch is found here, cheapest first, and before
+//! the weights are read. A plan is made once and then only read; `stages` turns it into a run.
+
+mod input;
+mod memory;
+mod provenance;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+
+pub use memory::Memory;
+
+use crate::columns::{Column, Needs};
+use crate::error::Error;
+use crate::files;
+use crate::images::{PathLoader, Preprocess};
+use crate::manifest::Manifest;
+use crate::model::clip::{Clip, ClipConfig};
+use crate::model::{Placement, device};
+use crate::prepare::{CaptionStep, ImageStep, Prepare};
+use crate::run::{LoadModel, Output, Stages};
+use crate::sink::{ParquetSink, PartOptions};
+use crate::source::{InputFile, ParquetSource, Part};
+use crate::spec::layers::{Layered, Setting};
+use crate::spec::{
+    ColumnSpec, ImageSpec, ModelSpec, ParquetSinkSpec, ParquetSourceSpec, PipelineSpec, SinkSpec,
+    SourceSpec,
+};
+use crate::text::Tokenizer;
+
+/// Rows a batch on a CPU, where a larger one gains nothing (`tests/bench/README.md`).
+const BATCH_CPU: usize = 64;
+/// Rows a batch on CUDA.
+const BATCH_CUDA: usize = 256;
+
+/// A pipeline that can run.
+pub struct Plan {
+    pub spec: PipelineSpec,
+    /// Every setting, with where it came from.
+    pub settings: Vec<Setting>,
+    pub inputs: Vec<InputFile>,
+    pub parts: Vec<Part>,
+    /// The declared columns, `status` and `error_message` included.
+    pub columns: Vec<Column>,
+    pub needs: Needs,
+    /// The output's columns: the input's, then the declared ones.
+    pub schema: SchemaRef,
+    /// The device and the precision that the model runs in.
+    pub placement: Placement,
+    pub batch_size: usize,
+    /// CPU threads of the prepare stage, and of the model on a CPU.
+    pub threads: usize,
+    pub memory: Memory,
+    pub config: ClipConfig,
+    preprocess: Option<Preprocess>,
+    tokenizer: Option<Tokenizer>,
+    loader: Option<PathLoader>,
+    /// The input columns that are used.
+    image_column: Option<String>,
+    caption_column: Option<String>,
+}
+
+impl Plan {
+    /// Resolves a pipeline. Reads footers and the model's small files, not its weights.
+    pub fn resolve(layered: Layered) -> Result<Self, Error> {
+        let Layered { spec, settings } = layered;
+        let (source, sink) = (source(&spec), sink(&spec));
+        let needs = Needs::of(spec.columns.values().copied());
+        let inputs = input::open(source)?;
+        let (image_column, caption_column) = input::check_columns(&spec, needs, &inputs[0])?;
+        files::check_writable(&sink.path)?;
+
+        let ModelSpec::Clip(model) = &spec.model;
+        let config = ClipConfig::read(&model.dir)?;
+        let preprocess = needs
+            .images
+            .then(|| preprocess(&spec, &model.dir, &config))
+            .transpose()?;
+        let tokenizer = needs
+            .captions
+            .then(|| Tokenizer::read(&model.dir, config.context_length(), &spec.caption))
+            .transpose()?;
+        let loader = needs.images.then(|| loader(&spec)).transpose()?;
+        let placement = device::place(spec.run.device, model.precision)?;
+        let columns = columns(&spec, config.embedding_dim());
+        let schema = output_schema(&inputs[0], &columns)?;
+
+        let on_cuda = placement.device.is_cuda();
+        let default_batch = if on_cuda { BATCH_CUDA } else { BATCH_CPU };
+        let batch_size = spec.run.batch_size.map_or(default_batch, usize::from);
+        let threads = spec.run.threads.map_or_else(available_threads, usize::from);
+        let parts = input::cut(&inputs, u64::from(u32::from(sink.rows_per_part)), source.limit);
+        let memory = Memory::of(&spec, &config, (batch_size, threads), placement);
+        Ok(Self {
+            settings,
+            inputs,
+            parts,
+            columns,
+            needs,
+            schema,
+            placement,
+            batch_size,
+            threads,
+            memory,
+            config,
+            preprocess,
+            tokenizer,
+            loader,
+            image_column,
+            caption_column,
+            spec,
+        })
+    }
+
+    /// The output folder.
+    pub fn output(&self) -> &Path {
+        &sink(&self.spec).path
+    }
+
+    /// Rows that the whole plan reads.
+    pub fn rows(&self) -> u64 {
+        self.parts.iter().map(|part| part.rows).sum()
+    }
+
+    /// The input columns that hold the image and the caption, where they are used.
+    pub fn used_columns(&self) -> (Option<&str>, Option<&str>) {
+        (self.image_column.as_deref(), self.caption_column.as_deref())
+    }
+
+    /// The folder's manifest: of an earlier run of this same plan, or a new one.
+    ///
+    /// Refuses a folder that holds anything else, or parts that were made differently.
+    pub fn manifest(&self) -> Result<Manifest, Error> {
+        let dir = self.output();
+        let made_with = provenance::made_with(self)?;
+        match Manifest::read(dir)? {
+            Some(found) => match found.difference(&made_with) {
+                None => Ok(found),
+                Some(difference) => {
+                    Err(Error::OutputDiffers { path: dir.to_owned(), difference })
+                }
+            },
+            None => match first_entry(dir)? {
+                None => Ok(Manifest::new(made_with)),
+                Some(found) => Err(Error::OutputExists { path: dir.to_owned(), found }),
+            },
+        }
+    }
+
+    /// The parts that a manifest does not have yet.
+    pub fn remaining(&self, manifest: &Manifest) -> Vec<Part> {
+        let missing = |part: &&Part| !manifest.has(self.output(), &part.file_name());
+        self.parts.iter().filter(missing).copied().collect()
+    }
+
+    /// Makes the stages that do `parts`. Creates the output folder.
+    pub fn stages(self, parts: Vec<Part>, manifest: Manifest) -> Result<Stages, Error> {
+        let metadata = provenance::metadata(&self, &manifest);
+        let options = PartOptions { schema: self.schema.clone(), metadata };
+        let sink = ParquetSink::create(self.output(), options)?;
+        let output = Output {
+            dir: self.output().to_owned(),
+            schema: self.schema,
+            columns: self.columns,
+            on_row_error: self::sink(&self.spec).on_row_error,
+            parts: parts.clone(),
+            inputs: self.inputs.iter().map(|input| input.path.clone()).collect(),
+            total_parts: self.parts.len(),
+            manifest,
+        };
+        let image = self.image_column.zip(self.loader).zip(self.preprocess.clone());
+        let caption = self.caption_column.zip(self.tokenizer);
+        let prepare = Prepare {
+            image: image.map(|((column, loader), preprocess)| ImageStep {
+                column,
+                loader: Box::new(loader),
+                preprocess,
+            }),
+            caption: caption.map(|(column, tokenizer)| CaptionStep { column, tokenizer }),
+        };
+        let runs_model = self.needs.image_tower || self.needs.text_tower;
+        let (placement, config, threads) = (self.placement, self.config, self.threads);
+        let scale = self.preprocess.map(|preprocess| preprocess.scale()).unwrap_or_default();
+        let ModelSpec::Clip(model) = self.spec.model;
+        let load_model = move || -> Result<Box<dyn crate::model::DualEncoder>, Error> {
+            device::set_threads(threads);
+            Ok(Box::new(Clip::load(&model.dir, &config, scale, placement)?))
+        };
+        Ok(Stages {
+            source: Box::new(ParquetSource::new(self.inputs, parts, self.batch_size)),
+            prepare,
+            load_model: runs_model.then(|| Box::new(load_model) as LoadModel),
+            sink: Box::new(sink),
+            output,
+            threads: self.threads,
+        })
+    }
+}
+
+/// The kind of source is closed: there is one so far.
+fn source(spec: &PipelineSpec) -> &ParquetSourceSpec {
+    let SourceSpec::Parquet(source) = &spec.source;
+    source
+}
+
+fn sink(spec: &PipelineSpec) -> &ParquetSinkSpec {
+    let SinkSpec::Parquet(sink) = &spec.sink;
+    sink
+}
+
+fn preprocess(spec: &PipelineSpec, dir: &Path, config: &ClipConfig) -> Result<Preprocess, Error> {
+    let preprocess = Preprocess::read(dir, &spec.preprocess)?;
+    let (made, wanted) = ((preprocess.height(), preprocess.width()), config.image_size());
+    if made == (wanted, wanted) {
+        return Ok(preprocess);
+    }
+    let problem = format!(
+        "gives images of {}x{}, and config.json's image tower takes {wanted}x{wanted}",
+        made.1, made.0
+    );
+    Err(Error::ModelFile { path: dir.join("preprocessor_config.json"), problem })
+}
+
+fn loader(spec: &PipelineSpec) -> Result<PathLoader, Error> {
+    match &spec.image {
+        Some(ImageSpec::Path(path)) => PathLoader::open(path, spec.preprocess.max_bytes),
+        None => Err(Error::Setting {
+            key: "image".into(),
+            problem: "[columns] asks for what needs images: add [image.path] with a root".into(),
+        }),
+    }
+}
+
+/// The declared columns, and `status` and `error_message` after them where they are not declared.
+fn columns(spec: &PipelineSpec, dim: usize) -> Vec<Column> {
+    let embeddings = sink(spec).embeddings;
+    let declared = spec.columns.iter().map(|(name, kind)| (name.as_str(), *kind));
+    let always = [("status", ColumnSpec::Status), ("error_message", ColumnSpec::ErrorMessage)];
+    let missing = always.into_iter().filter(|(_, kind)| !spec.columns.values().any(|k| k == kind));
+    declared.chain(missing).map(|(name, kind)| Column::new(name, kind, embeddings, dim)).collect()
+}
+
+fn output_schema(input: &InputFile, columns: &[Column]) -> Result<SchemaRef, Error> {
+    let mut fields: Vec<Arc<Field>> = input.schema.fields().to_vec();
+    for column in columns {
+        if fields.iter().any(|field| field.name() == &column.name) {
+            let (path, column) = (input.path.clone(), column.name.clone());
+            return Err(Error::ColumnCollision { path, column });
+        }
+        fields.push(column.field.clone());
+    }
+    Ok(Arc::new(Schema::new_with_metadata(fields, input.schema.metadata().clone())))
+}
+
+/// Cores that the process may use.
+pub fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// What an output folder holds besides leftovers of a killed run.
+fn first_entry(dir: &Path) -> Result<Option<String>, Error> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("list", dir)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = PathBuf::from(entry.map_err(Error::io("list", dir))?.file_name());
+        let name = name.to_string_lossy().into_owned();
+        if !files::is_temporary(&name) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names.into_iter().next())
+}

@@ -1,0 +1,71 @@
+//! How the output was made: what the manifest compares and what every part file says.
+
+use std::collections::BTreeMap;
+
+use parquet::file::metadata::KeyValue;
+use serde_json::json;
+
+use super::Plan;
+use crate::error::Error;
+use crate::manifest::Manifest;
+use crate::model::weights;
+
+/// Settings that say where or how fast, and change nothing in the output.
+const NOT_MEANING: [&str; 2] = ["run.", "sink.parquet.path"];
+
+/// Everything that the output's values depend on, by name.
+///
+/// Reads the weights once to digest them.
+pub fn made_with(plan: &Plan) -> Result<BTreeMap<String, String>, Error> {
+    let mut made_with = BTreeMap::new();
+    made_with.insert("clipmill".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    for setting in &plan.settings {
+        if !NOT_MEANING.iter().any(|prefix| setting.key.starts_with(prefix)) {
+            made_with.insert(setting.key.clone(), setting.value.clone());
+        }
+    }
+    for input in &plan.inputs {
+        let value = format!("{} rows, {} bytes, {}", input.rows, input.bytes, input.modified);
+        made_with.insert(format!("input {}", input.path.display()), value);
+    }
+    let columns: Vec<_> = plan.columns.iter().map(|column| column.name.as_str()).collect();
+    made_with.insert("columns, in order".to_owned(), columns.join(", "));
+    made_with.insert("precision".to_owned(), plan.placement.precision.to_string());
+    if plan.needs.image_tower || plan.needs.text_tower {
+        let digest = weights::digest(plan.spec.model.dir())?;
+        made_with.insert("weights sha256".to_owned(), digest);
+    }
+    if let Some(preprocess) = &plan.preprocess {
+        made_with.insert("preprocessing".to_owned(), preprocess.describe());
+    }
+    if let Some(tokenizer) = &plan.tokenizer {
+        made_with.insert("tokenizer sha256".to_owned(), tokenizer.digest().to_owned());
+    }
+    Ok(made_with)
+}
+
+/// The key-value metadata of every part: the input's own, then `clipmill.*`.
+pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
+    let made_with = |key: &str| manifest.made_with.get(key).cloned();
+    let pipeline = toml::to_string(&plan.spec).expect("a pipeline that was read can be written");
+    let model = json!({
+        "family": "clip",
+        "dir": plan.spec.model.dir(),
+        "weights_sha256": made_with("weights sha256"),
+        "embedding_dim": plan.config.embedding_dim(),
+    });
+    let mut pairs = plan.inputs[0].metadata.clone();
+    let mut add = |key: &str, value: Option<String>| {
+        if value.is_some() {
+            pairs.push(KeyValue { key: format!("clipmill.{key}"), value });
+        }
+    };
+    add("version", Some(env!("CARGO_PKG_VERSION").to_owned()));
+    add("pipeline", Some(pipeline));
+    add("model", Some(model.to_string()));
+    add("precision", made_with("precision"));
+    add("device", Some(plan.placement.to_string()));
+    add("preprocessing", made_with("preprocessing"));
+    add("tokenizer_sha256", made_with("tokenizer sha256"));
+    pairs
+}

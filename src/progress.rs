@@ -1,0 +1,170 @@
+//! How far a run is: counters that the stages update, and the only code that draws them.
+//!
+//! On a terminal a bar; elsewhere a plain line now and then. Both go to stderr, so that stdout
+//! stays the command's own output.
+
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+
+/// The stages of a run, in the order of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Read,
+    Prepare,
+    Encode,
+    Write,
+}
+
+impl Stage {
+    /// All stages.
+    pub const ALL: [Stage; 4] = [Stage::Read, Stage::Prepare, Stage::Encode, Stage::Write];
+
+    /// The stage's name in reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Stage::Read => "read",
+            Stage::Prepare => "prepare",
+            Stage::Encode => "encode",
+            Stage::Write => "write",
+        }
+    }
+}
+
+/// Counters of one run, updated by its stages.
+#[derive(Debug)]
+pub struct Meter {
+    started: Instant,
+    rows: AtomicU64,
+    failed: AtomicU64,
+    busy_ns: [AtomicU64; 4],
+}
+
+impl Meter {
+    /// Starts counting.
+    pub fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            rows: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            busy_ns: Default::default(),
+        }
+    }
+
+    /// Does a stage's work and adds the time to the stage.
+    pub fn time<T>(&self, stage: Stage, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let done = work();
+        let spent = started.elapsed().as_nanos() as u64;
+        self.busy_ns[stage as usize].fetch_add(spent, Ordering::Relaxed);
+        done
+    }
+
+    /// Counts rows that have passed all stages.
+    pub fn add_rows(&self, rows: u64, failed: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.failed.fetch_add(failed, Ordering::Relaxed);
+    }
+
+    /// Rows that have passed all stages.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    /// Rows among them that failed.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Time that a stage has worked, its waiting left out.
+    pub fn busy(&self, stage: Stage) -> Duration {
+        Duration::from_nanos(self.busy_ns[stage as usize].load(Ordering::Relaxed))
+    }
+
+    /// Share of the elapsed time that each stage has worked: the largest is the bottleneck.
+    fn load(&self) -> String {
+        let elapsed = self.elapsed().as_secs_f64().max(1e-9);
+        let share = |stage| (self.busy(stage).as_secs_f64() / elapsed * 100.0).min(100.0);
+        let shares = Stage::ALL.map(|stage| format!("{} {:.0}%", stage.as_str(), share(stage)));
+        shares.join(" · ")
+    }
+}
+
+/// Draws a meter.
+pub struct Progress {
+    total: u64,
+    view: View,
+}
+
+enum View {
+    Quiet,
+    Bar(ProgressBar),
+    Lines { last: Instant },
+}
+
+/// Plain lines go into logs that people keep: one now and then is enough.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Progress {
+    /// A view of `total` rows: a bar where stderr is a terminal, else plain lines.
+    pub fn new(total: u64, quiet: bool) -> Self {
+        let view = if quiet {
+            View::Quiet
+        } else if std::io::stderr().is_terminal() {
+            let template = "{bar:24} {human_pos} of {human_len} rows · {per_sec} · {eta} left · {msg}";
+            let style = ProgressStyle::with_template(template).expect("the template is fixed");
+            let bar = ProgressBar::new(total).with_style(style.progress_chars("━╸ "));
+            bar.enable_steady_tick(Duration::from_millis(200));
+            View::Bar(bar)
+        } else {
+            View::Lines { last: Instant::now() }
+        };
+        Self { total, view }
+    }
+
+    /// Shows what the meter says, when it is time to.
+    pub fn update(&mut self, meter: &Meter) {
+        match &mut self.view {
+            View::Quiet => {}
+            View::Bar(bar) => {
+                bar.set_position(meter.rows());
+                bar.set_message(format!("{} failed · {}", HumanCount(meter.failed()), meter.load()));
+            }
+            View::Lines { last } if last.elapsed() >= LINE_EVERY => {
+                *last = Instant::now();
+                eprintln!("{}", line(self.total, meter));
+            }
+            View::Lines { .. } => {}
+        }
+    }
+
+    /// Takes the bar away; what the run did is reported by the command.
+    pub fn finish(&self) {
+        if let View::Bar(bar) = &self.view {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn line(total: u64, meter: &Meter) -> String {
+    let per_second = meter.rows() as f64 / meter.elapsed().as_secs_f64().max(1e-9);
+    let left = total.saturating_sub(meter.rows()) as f64 / per_second.max(1e-9);
+    let left = match meter.rows() {
+        0 => "unknown time".to_owned(),
+        _ => HumanDuration(Duration::from_secs_f64(left.min(1e9))).to_string(),
+    };
+    format!(
+        "{} of {} rows, {per_second:.1} rows/s, {left} left, {} failed ({})",
+        HumanCount(meter.rows()),
+        HumanCount(total),
+        HumanCount(meter.failed()),
+        meter.load()
+    )
+}

@@ -1,0 +1,91 @@
+//! `run_report.json`: what a run did, for people and schedulers.
+//!
+//! The numbers come from the manifest (rows by status), the meter (seconds by stage) and the
+//! output itself (scores). How they look in the terminal is in `command::run`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::analysis::summary::ScoreSummary;
+use crate::error::Error;
+use crate::files;
+
+/// The report's name in the output folder.
+pub const FILE_NAME: &str = "run_report.json";
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// The program's version.
+    pub clipmill: String,
+    pub output: PathBuf,
+    /// Rows of the whole output, those of earlier runs of the same job included.
+    pub rows: u64,
+    pub ok: u64,
+    /// Rows that are not ok, by status word.
+    pub failed: BTreeMap<String, u64>,
+    /// Part files of the whole output.
+    pub parts: u64,
+    /// One summary for each score column.
+    pub scores: Vec<ScoreSummary>,
+    /// What this process did; rows done by an earlier one are not in here.
+    pub this_run: Work,
+    pub device: String,
+    pub precision: String,
+    pub batch_size: usize,
+    pub threads: usize,
+    /// The effective pipeline: file, flags and defaults.
+    pub pipeline: serde_json::Value,
+}
+
+/// One process's work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Work {
+    pub rows: u64,
+    /// Wall time from the start of the stages to the last part, loading the model included.
+    pub seconds: f64,
+    pub stages: Vec<StageWork>,
+    /// Peak resident memory in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+}
+
+/// One stage's share of the work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageWork {
+    pub stage: String,
+    /// Seconds at work, waiting left out.
+    pub busy_seconds: f64,
+    /// Rows a second that the stage could do alone: rows over busy seconds.
+    pub rows_per_second: f64,
+}
+
+impl RunReport {
+    /// Writes the report beside the parts.
+    pub fn write(&self, dir: &Path) -> Result<(), Error> {
+        let text = serde_json::to_vec_pretty(self).expect("a report is plain data");
+        files::replace(&dir.join(FILE_NAME), &text)
+    }
+
+    /// Reads the report of a finished run, or `None` where there is none.
+    pub fn read(dir: &Path) -> Result<Option<Self>, Error> {
+        let path = dir.join(FILE_NAME);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", path)(error)),
+        };
+        let report = serde_json::from_slice(&text);
+        // A report of another version is not an error: the next run writes a new one.
+        Ok(report.ok())
+    }
+}
+
+/// Peak resident memory of this process in bytes, where `/proc` tells.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}

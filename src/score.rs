@@ -1,0 +1,50 @@
+//! Scores of an image-caption pair: pure functions, each with its formula and source.
+//!
+//! Nothing here knows about tables or models; `columns` calls these per row.
+
+/// Cosine similarity of two unit-length embeddings of the same length: their dot product.
+///
+/// Summed in f64, so that the order of the terms does not show in the f32 result, and clamped
+/// to [-1, 1], which rounding of the embeddings can leave by 1e-7.
+///
+/// Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
+/// Supervision", figure 3.
+pub fn cosine(image: &[f32], text: &[f32]) -> f32 {
+    debug_assert_eq!(image.len(), text.len());
+    let dot: f64 = image.iter().zip(text).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    dot.clamp(-1.0, 1.0) as f32
+}
+
+/// CLIPScore without a prompt: `2.5 * max(cosine, 0)`, in [0, 2.5].
+///
+/// Source: Hessel et al. 2021, "CLIPScore: A Reference-free Evaluation Metric for Image
+/// Captioning", equation 1. The paper's captions begin with "A photo depicts"; the caption is
+/// scored here as it stands in the table.
+pub fn clip_score(cosine: f32) -> f32 {
+    2.5 * cosine.max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cosine_of_known_angles() {
+        assert_eq!(cosine(&[1.0, 0.0], &[1.0, 0.0]), 1.0);
+        assert_eq!(cosine(&[1.0, 0.0], &[0.0, 1.0]), 0.0);
+        assert_eq!(cosine(&[1.0, 0.0], &[-1.0, 0.0]), -1.0);
+        assert!((cosine(&[0.6, 0.8], &[1.0, 0.0]) - 0.6).abs() < 1e-7);
+    }
+
+    #[test]
+    fn cosine_stays_in_range_when_embeddings_are_a_little_too_long() {
+        let long = [1.000_001, 0.0];
+        assert_eq!(cosine(&long, &long), 1.0);
+    }
+
+    #[test]
+    fn clip_score_is_zero_below_zero_and_scaled_above() {
+        assert_eq!(clip_score(-0.3), 0.0);
+        assert_eq!(clip_score(0.32), 0.8);
+    }
+}

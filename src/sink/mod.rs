@@ -1,0 +1,31 @@
+//! Where rows go: a `Sink` takes the batches of one part after another and publishes each part
+//! whole.
+//!
+//! A sink knows nothing of the columns' meaning; `columns` has filled them.
+
+mod parquet;
+
+pub use parquet::{ParquetSink, PartOptions};
+
+use arrow::array::RecordBatch;
+
+use crate::error::Error;
+
+/// Takes output rows part by part.
+pub trait Sink {
+    /// Opens the part that the next batches belong to.
+    fn begin(&mut self, file_name: &str) -> Result<(), Error>;
+
+    /// Adds rows to the open part.
+    fn write(&mut self, rows: &RecordBatch) -> Result<(), Error>;
+
+    /// Publishes the open part: under its final name it is complete and on disk, or absent.
+    fn publish(&mut self) -> Result<Published, Error>;
+}
+
+/// A part file that is complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    pub rows: u64,
+    pub bytes: u64,
+}

@@ -1,0 +1,37 @@
+//! Where rows come from: a `Source` yields batches of a plan's parts, in order.
+//!
+//! A source reads tables only; the images that a row names are loaded by `images`.
+
+mod parquet;
+
+pub use parquet::{InputFile, ParquetSource, find_files, has_parquet_magic};
+
+use crate::batch::RowBatch;
+use crate::error::Error;
+
+/// Yields the rows of the parts that it was made for, in order, in batches that never straddle
+/// two parts. Every part ends in a batch with `position.last`, an empty part too.
+pub trait Source: Send {
+    /// The next batch, or `None` after the last part's last batch.
+    fn next_batch(&mut self) -> Result<Option<RowBatch>, Error>;
+}
+
+/// A run of rows of one input file that becomes one output file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Part {
+    /// Position in the plan.
+    pub index: usize,
+    /// Index of the input file.
+    pub input: usize,
+    /// First row, counted in the input file.
+    pub start: u64,
+    /// Number of rows.
+    pub rows: u64,
+}
+
+impl Part {
+    /// The part's file name in the output folder.
+    pub fn file_name(&self) -> String {
+        format!("part-{:05}.parquet", self.index)
+    }
+}
