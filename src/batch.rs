@@ -39,6 +39,21 @@ pub struct Pixels {
     pub rows: Vec<u32>,
 }
 
+/// How u8 pixels become what the image tower was trained on: `(x * rescale - mean) / std`,
+/// per channel in the order red, green, blue. Applied on the device.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PixelScale {
+    /// `rescale_factor` of preprocessor_config.json, usually 1/255.
+    pub rescale: f32,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
+
+impl PixelScale {
+    /// Pixels as they are, for a run without images.
+    pub const NONE: Self = Self { rescale: 1.0, mean: [0.0; 3], std: [1.0; 3] };
+}
+
 /// What was learned about an encoded image from its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageInfo {

@@ -3,12 +3,10 @@
 use super::{pipeline, table};
 use crate::cli::PipelineArgs;
 use crate::error::Error;
-use crate::model::weights;
 use crate::plan::Plan;
 
 pub fn check(args: &PipelineArgs) -> Result<(), Error> {
     let plan = Plan::resolve(pipeline::read_layered(args, None)?)?;
-    weights::check(plan.spec.model.dir(), &plan.config)?;
     let manifest = plan.manifest()?;
     let left = plan.remaining(&manifest).len();
     let state = match (left, plan.parts.len()) {

@@ -38,7 +38,7 @@ fn as_json(plan: &Plan) -> String {
         "output": plan.output(),
         "rows": plan.rows(),
         "device": plan.placement.device_name(),
-        "precision": plan.placement.precision.to_string(),
+        "precision": plan.placement.precision(),
         "batch_size": plan.batch_size,
         "threads": plan.threads,
         "memory": plan.memory,
@@ -56,7 +56,7 @@ fn as_text(plan: &Plan) -> String {
     let columns = plan.schema.fields().iter().enumerate().map(|(index, field)| {
         let how = match index.checked_sub(from_input) {
             None => "input, unchanged".to_owned(),
-            Some(declared) => plan.columns[declared].kind.to_string(),
+            Some(declared) => plan.columns[declared].kind.as_str().to_owned(),
         };
         vec![field.name().clone(), field.data_type().to_string(), how]
     });

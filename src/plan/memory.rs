@@ -4,8 +4,8 @@
 
 use serde::Serialize;
 
-use crate::model::Placement;
-use crate::model::clip::ClipConfig;
+use crate::model::clip::ClipFiles;
+use crate::model::device::Placement;
 use crate::spec::PipelineSpec;
 
 /// Batches that exist at once: one in each of four stages, and `QUEUE` in each of two channels
@@ -29,14 +29,14 @@ impl Memory {
     /// The estimate for a batch size and a number of threads.
     pub fn of(
         spec: &PipelineSpec,
-        config: &ClipConfig,
+        model: &ClipFiles,
         (batch_size, threads): (usize, usize),
         placement: Placement,
     ) -> Self {
-        let side = config.image_size() as u64;
+        let side = model.image_size() as u64;
         let pixels = BATCHES_IN_FLIGHT as u64 * batch_size as u64 * side * side * 3;
         Self {
-            weights: config.n_parameters() * placement.precision.bytes(),
+            weights: model.n_parameters() * placement.kind.elt_size_in_bytes() as u64,
             pixels,
             decoding: threads as u64 * (spec.preprocess.max_pixels * 4 + spec.preprocess.max_bytes),
             writing: 2 * 64 << 20,

@@ -14,13 +14,15 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 
 pub use memory::Memory;
 
+use crate::batch::PixelScale;
 use crate::columns::{Column, Needs};
 use crate::error::Error;
 use crate::files;
 use crate::images::{PathLoader, Preprocess};
 use crate::manifest::Manifest;
-use crate::model::clip::{Clip, ClipConfig};
-use crate::model::{Placement, device};
+use crate::model::clip::ClipFiles;
+use crate::model::device::{self, Placement};
+use crate::model::DualEncoder;
 use crate::prepare::{CaptionStep, ImageStep, Prepare};
 use crate::run::{LoadModel, Output, Stages};
 use crate::sink::{ParquetSink, PartOptions};
@@ -55,7 +57,7 @@ pub struct Plan {
     /// CPU threads of the prepare stage, and of the model on a CPU.
     pub threads: usize,
     pub memory: Memory,
-    pub config: ClipConfig,
+    pub model: ClipFiles,
     preprocess: Option<Preprocess>,
     tokenizer: Option<Tokenizer>,
     loader: Option<PathLoader>,
@@ -74,19 +76,13 @@ impl Plan {
         let (image_column, caption_column) = input::check_columns(&spec, needs, &inputs[0])?;
         files::check_writable(&sink.path)?;
 
-        let ModelSpec::Clip(model) = &spec.model;
-        let config = ClipConfig::read(&model.dir)?;
-        let preprocess = needs
-            .images
-            .then(|| preprocess(&spec, &model.dir, &config))
-            .transpose()?;
-        let tokenizer = needs
-            .captions
-            .then(|| Tokenizer::read(&model.dir, config.context_length(), &spec.caption))
-            .transpose()?;
         let loader = needs.images.then(|| loader(&spec)).transpose()?;
-        let placement = device::place(spec.run.device, model.precision)?;
-        let columns = columns(&spec, config.embedding_dim());
+        let ModelSpec::Clip(clip) = &spec.model;
+        let model = ClipFiles::open(&clip.dir)?;
+        let preprocess = needs.images.then(|| preprocess(&spec, &model)).transpose()?;
+        let tokenizer = needs.captions.then(|| tokenizer(&spec, &model)).transpose()?;
+        let placement = device::resolve(spec.run.device, clip.precision)?.placement;
+        let columns = columns(&spec, model.embedding_dim());
         let schema = output_schema(&inputs[0], &columns)?;
 
         let on_cuda = placement.device.is_cuda();
@@ -94,7 +90,7 @@ impl Plan {
         let batch_size = spec.run.batch_size.map_or(default_batch, usize::from);
         let threads = spec.run.threads.map_or_else(available_threads, usize::from);
         let parts = input::cut(&inputs, u64::from(u32::from(sink.rows_per_part)), source.limit);
-        let memory = Memory::of(&spec, &config, (batch_size, threads), placement);
+        let memory = Memory::of(&spec, &model, (batch_size, threads), placement);
         Ok(Self {
             settings,
             inputs,
@@ -106,7 +102,7 @@ impl Plan {
             batch_size,
             threads,
             memory,
-            config,
+            model,
             preprocess,
             tokenizer,
             loader,
@@ -183,12 +179,11 @@ impl Plan {
             caption: caption.map(|(column, tokenizer)| CaptionStep { column, tokenizer }),
         };
         let runs_model = self.needs.image_tower || self.needs.text_tower;
-        let (placement, config, threads) = (self.placement, self.config, self.threads);
-        let scale = self.preprocess.map(|preprocess| preprocess.scale()).unwrap_or_default();
-        let ModelSpec::Clip(model) = self.spec.model;
-        let load_model = move || -> Result<Box<dyn crate::model::DualEncoder>, Error> {
+        let (model, placement, threads) = (self.model, self.placement, self.threads);
+        let scale = self.preprocess.map_or(PixelScale::NONE, |preprocess| preprocess.scale());
+        let load_model = move || -> Result<Box<dyn DualEncoder>, Error> {
             device::set_threads(threads);
-            Ok(Box::new(Clip::load(&model.dir, &config, scale, placement)?))
+            Ok(Box::new(model.load(scale, placement)?))
         };
         Ok(Stages {
             source: Box::new(ParquetSource::new(self.inputs, parts, self.batch_size)),
@@ -212,9 +207,10 @@ fn sink(spec: &PipelineSpec) -> &ParquetSinkSpec {
     sink
 }
 
-fn preprocess(spec: &PipelineSpec, dir: &Path, config: &ClipConfig) -> Result<Preprocess, Error> {
+fn preprocess(spec: &PipelineSpec, model: &ClipFiles) -> Result<Preprocess, Error> {
+    let dir = spec.model.dir();
     let preprocess = Preprocess::read(dir, &spec.preprocess)?;
-    let (made, wanted) = ((preprocess.height(), preprocess.width()), config.image_size());
+    let (made, wanted) = ((preprocess.height(), preprocess.width()), model.image_size());
     if made == (wanted, wanted) {
         return Ok(preprocess);
     }
@@ -223,6 +219,17 @@ fn preprocess(spec: &PipelineSpec, dir: &Path, config: &ClipConfig) -> Result<Pr
         made.1, made.0
     );
     Err(Error::ModelFile { path: dir.join("preprocessor_config.json"), problem })
+}
+
+fn tokenizer(spec: &PipelineSpec, model: &ClipFiles) -> Result<Tokenizer, Error> {
+    let dir = spec.model.dir();
+    let tokenizer = Tokenizer::read(dir, model.context_length(), &spec.caption)?;
+    let (has, takes) = (tokenizer.vocab_size(), model.vocab_size());
+    if has <= takes {
+        return Ok(tokenizer);
+    }
+    let problem = format!("its text tower knows {takes} tokens, and the tokenizer has {has}");
+    Err(Error::ModelFile { path: dir.join("config.json"), problem })
 }
 
 fn loader(spec: &PipelineSpec) -> Result<PathLoader, Error> {

@@ -8,7 +8,6 @@ use serde_json::json;
 use super::Plan;
 use crate::error::Error;
 use crate::manifest::Manifest;
-use crate::model::weights;
 
 /// Settings that say where or how fast, and change nothing in the output.
 const NOT_MEANING: [&str; 2] = ["run.", "sink.parquet.path"];
@@ -30,16 +29,15 @@ pub fn made_with(plan: &Plan) -> Result<BTreeMap<String, String>, Error> {
     }
     let columns: Vec<_> = plan.columns.iter().map(|column| column.name.as_str()).collect();
     made_with.insert("columns, in order".to_owned(), columns.join(", "));
-    made_with.insert("precision".to_owned(), plan.placement.precision.to_string());
+    made_with.insert("precision".to_owned(), plan.placement.precision().to_owned());
     if plan.needs.image_tower || plan.needs.text_tower {
-        let digest = weights::digest(plan.spec.model.dir())?;
-        made_with.insert("weights sha256".to_owned(), digest);
+        made_with.insert("weights sha256".to_owned(), plan.model.weights_sha256()?);
     }
     if let Some(preprocess) = &plan.preprocess {
         made_with.insert("preprocessing".to_owned(), preprocess.describe());
     }
     if let Some(tokenizer) = &plan.tokenizer {
-        made_with.insert("tokenizer sha256".to_owned(), tokenizer.digest().to_owned());
+        made_with.insert("tokenizer sha256".to_owned(), tokenizer.sha256().to_owned());
     }
     Ok(made_with)
 }
@@ -52,7 +50,7 @@ pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
         "family": "clip",
         "dir": plan.spec.model.dir(),
         "weights_sha256": made_with("weights sha256"),
-        "embedding_dim": plan.config.embedding_dim(),
+        "embedding_dim": plan.model.embedding_dim(),
     });
     let mut pairs = plan.inputs[0].metadata.clone();
     let mut add = |key: &str, value: Option<String>| {

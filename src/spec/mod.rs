@@ -191,6 +191,30 @@ pub enum ColumnSpec {
     CaptionTruncated,
 }
 
+impl ColumnSpec {
+    /// The word in the pipeline file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ColumnSpec::ImageEmbedding => "image_embedding",
+            ColumnSpec::TextEmbedding => "text_embedding",
+            ColumnSpec::Cosine => "cosine",
+            ColumnSpec::ClipScore => "clip_score",
+            ColumnSpec::Status => "status",
+            ColumnSpec::ErrorMessage => "error_message",
+            ColumnSpec::ImageWidth => "image_width",
+            ColumnSpec::ImageHeight => "image_height",
+            ColumnSpec::ImageFormat => "image_format",
+            ColumnSpec::CaptionTokens => "caption_tokens",
+            ColumnSpec::CaptionTruncated => "caption_truncated",
+        }
+    }
+
+    /// Whether the column is a number that ranks image-caption pairs.
+    pub const fn is_score(self) -> bool {
+        matches!(self, ColumnSpec::Cosine | ColumnSpec::ClipScore)
+    }
+}
+
 /// `[sink.KIND]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -73,3 +73,36 @@ pub fn read_f32(path: &Path) -> Vec<f32> {
     let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
 }
+
+/// What a run of the program left.
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs the program in the repository's root and waits.
+pub fn clipmill<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
+    let output = command(args).output().expect("the program starts");
+    Ran {
+        code: output.status.code().expect("the program was not killed"),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The program, to be started by the test.
+pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clipmill"));
+    command.args(args).current_dir(root());
+    command
+}
+
+impl Ran {
+    /// Fails the test unless the program ended well.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+}

@@ -1,0 +1,94 @@
+# clipmill: set up, build, run, test. `make` alone lists the targets.
+#
+# LibTorch comes with torch==2.11.0 in .venv. To use another one, set LIBTORCH to its folder (no
+# .venv is made then); for a smaller, CPU-only one, set TORCH_INDEX to PyTorch's index of those.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test lint bench doc clean
+
+TORCH_VERSION := 2.11.0
+PYTHON ?= python3
+CARGO_FLAGS := --release --locked
+
+ifeq ($(LIBTORCH),)
+  export LIBTORCH := $(CURDIR)/.venv/torch
+  VENV_TORCH := .venv/torch-$(TORCH_VERSION).done
+  VENV_ORACLES := .venv/oracles.done
+endif
+# Set by Python environments; torch-sys would look there instead.
+unexport LIBTORCH_USE_PYTORCH
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV_TORCH) ## Install what the build needs: system packages, LibTorch in .venv
+	@$(SYSTEM_PACKAGES)
+
+build: setup ## Build the program: target/release/clipmill
+	cargo build $(CARGO_FLAGS)
+
+run: build ## Score the sample table and show which captions do not fit
+	target/release/clipmill run pipelines/sample.toml
+
+test: setup $(VENV_ORACLES) ## Run all tests, against the oracles in tests/requirements.txt
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	  echo cargo nextest run $(CARGO_FLAGS); cargo nextest run $(CARGO_FLAGS); \
+	else \
+	  echo cargo test $(CARGO_FLAGS); cargo test $(CARGO_FLAGS); \
+	fi
+
+lint: setup ## Check formatting and lints, warnings are errors
+	cargo fmt --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+
+bench: build $(VENV_ORACLES) ## Compare speed with transformers, in one run on this machine
+	.venv/bin/python tests/bench/bench.py
+
+doc: setup ## Build the API documentation: target/doc/clipmill
+	cargo doc $(CARGO_FLAGS) --no-deps
+
+clean: ## Remove everything that make made
+	rm -rf target out .venv
+
+# .venv/torch is a link to the package, so that the path does not depend on Python's version.
+.venv/torch-$(TORCH_VERSION).done:
+	@$(SYSTEM_PACKAGES)
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH_VERSION) \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	ln -sfn "$$(.venv/bin/python -c 'import importlib.util as u; \
+	  print(u.find_spec("torch").submodule_search_locations[0])')" .venv/torch
+	touch $@
+
+.venv/oracles.done: tests/requirements.txt $(VENV_TORCH)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+# Finds the tools that the build calls; installs the missing ones with apt where that is
+# permitted, and otherwise says what to type.
+define SYSTEM_PACKAGES
+	missing=; \
+	command -v c++ >/dev/null || missing="$$missing g++"; \
+	command -v cmake >/dev/null || missing="$$missing cmake"; \
+	command -v nasm >/dev/null || missing="$$missing nasm"; \
+	if [ -n "$(VENV_TORCH)" ]; then \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	fi; \
+	if [ -n "$$missing" ]; then \
+	  install="apt-get install -y$$missing"; \
+	  if ! command -v apt-get >/dev/null; then \
+	    echo "missing:$$missing; install them with your system's package manager, then go on" >&2; exit 1; \
+	  elif [ "$$(id -u)" = 0 ]; then \
+	    echo "$$install"; apt-get update -qq; DEBIAN_FRONTEND=noninteractive $$install -qq; \
+	  elif sudo -n true 2>/dev/null; then \
+	    echo "sudo $$install"; sudo apt-get update -qq; sudo DEBIAN_FRONTEND=noninteractive $$install -qq; \
+	  else \
+	    echo "missing:$$missing; type this, then go on: sudo $$install" >&2; exit 1; \
+	  fi; \
+	fi; \
+	if ! command -v cargo >/dev/null; then \
+	  echo "missing: Rust; type this, then go on: curl -sSf https://sh.rustup.rs | sh -s -- -y && . ~/.cargo/env" >&2; exit 1; \
+	fi
+endef
