@@ -1,1 +1,17 @@
-//! Images.
+//! From a row's image column to u8 RGB pixels of the model's size.
+//!
+//! ```text
+//! load (row -> encoded bytes) -> decode (bytes -> RGB) -> resize (RGB -> the crop's pixels)
+//!                                `------------- preprocess.rs ties these -------------'
+//! ```
+//!
+//! The pixels are those of transformers' `CLIPImageProcessorPil` over Pillow 13, byte for byte
+//! (`tests/pixels.rs`). Scaling to floats is not done here: it happens on the device.
+
+pub mod decode;
+pub mod load;
+pub mod preprocess;
+pub mod resize;
+
+pub use load::{ImageLoader, PathLoader};
+pub use preprocess::Preprocess;

@@ -1,0 +1,113 @@
+//! From encoded bytes to u8 RGB, as `convert_to_rgb` of transformers 5.23 over Pillow 13 gives.
+//!
+//! Each format has its file: JPEG through libjpeg-turbo, PNG, WebP and GIF through crates that
+//! were found to give Pillow's samples, BMP and TIFF here. Pillow's arithmetic between its modes
+//! is in `convert`. Colour profiles are ignored, as Pillow ignores them. A damaged or truncated
+//! image is an error, never a partly filled picture.
+
+mod bmp;
+mod bmp_rle;
+mod convert;
+mod exif;
+mod gif;
+mod jpeg;
+mod png;
+mod tiff;
+mod tiff_data;
+mod webp;
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::resize::Rgb;
+use crate::batch::{ImageFormat, ImageInfo};
+use crate::error::{RowError, RowStatus};
+use crate::spec::{ExifSpec, PreprocessSpec};
+
+/// No side may be longer: it is JPEG's and WebP's limit, and an i32 holds three times its square.
+const MAX_SIDE: u32 = 65_535;
+
+/// Decodes an image of any format that clipmill reads; the format is told from the bytes.
+///
+/// Gives what the header says as soon as it is read, and the pixels or why there are none:
+/// `image_too_large`, `image_truncated`, `image_undecodable` or `decoder_panic`.
+pub fn decode(bytes: &[u8], spec: &PreprocessSpec) -> (Option<ImageInfo>, Result<Rgb, RowError>) {
+    let mut gate = Gate { spec, info: None };
+    // A defect in a decoder must cost a row, not the run.
+    let decoded = catch_unwind(AssertUnwindSafe(|| dispatch(bytes, &mut gate)));
+    let decoded = decoded.unwrap_or_else(|_| {
+        Err(RowError::new(RowStatus::DecoderPanic, "the decoder panicked on these bytes"))
+    });
+    (gate.info, decoded)
+}
+
+fn dispatch(bytes: &[u8], gate: &mut Gate<'_>) -> Result<Rgb, RowError> {
+    let (rgb, orientation) = match bytes {
+        [0xff, 0xd8, 0xff, ..] => jpeg::decode(bytes, gate)?,
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => png::decode(bytes, gate)?,
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
+            webp::decode(bytes, gate)?
+        }
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => (gif::decode(bytes, gate)?, 1),
+        [b'B', b'M', ..] => (bmp::decode(bytes, gate)?, 1),
+        [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => tiff::decode(bytes, gate)?,
+        [] => return Err(undecodable("the file is empty")),
+        _ => return Err(undecodable("not a JPEG, PNG, WebP, GIF, BMP or TIFF image")),
+    };
+    Ok(exif::orient(rgb, orientation))
+}
+
+/// Holds the limits against an image's header before memory is taken for its pixels.
+pub(crate) struct Gate<'a> {
+    spec: &'a PreprocessSpec,
+    info: Option<ImageInfo>,
+}
+
+impl Gate<'_> {
+    /// Takes down what the header says.
+    ///
+    /// # Errors
+    /// `image_too_large` over the limits, `image_undecodable` for a side of 0.
+    fn admit(&mut self, width: u32, height: u32, format: ImageFormat) -> Result<(), RowError> {
+        self.info = Some(ImageInfo { width, height, format });
+        if width == 0 || height == 0 {
+            return Err(undecodable("the header says 0 pixels"));
+        }
+        let pixels = u64::from(width) * u64::from(height);
+        if pixels > self.spec.max_pixels || width.max(height) > MAX_SIDE {
+            let most = self.spec.max_pixels;
+            let message = format!(
+                "{width} x {height} is over the limit of {most} pixels (max_pixels) and {MAX_SIDE} a side"
+            );
+            return Err(RowError::new(RowStatus::ImageTooLarge, message));
+        }
+        Ok(())
+    }
+
+    /// Whether photos are turned as their EXIF orientation says.
+    fn applies_exif(&self) -> bool {
+        self.spec.exif == ExifSpec::Apply
+    }
+
+    /// The most bytes that a decoder may take for `samples` a pixel, and some for its own.
+    fn memory(&self, samples: u64) -> u64 {
+        let info = self.info.expect("`admit` came first");
+        u64::from(info.width) * u64::from(info.height) * samples + (16 << 20)
+    }
+}
+
+fn undecodable(message: impl Into<String>) -> RowError {
+    RowError::new(RowStatus::ImageUndecodable, message)
+}
+
+fn truncated() -> RowError {
+    RowError::new(RowStatus::ImageTruncated, "the file ends before the image does")
+}
+
+/// Truncated if the decoder ran out of bytes, else damaged.
+fn io_error(error: &io::Error) -> RowError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => truncated(),
+        _ => undecodable(error.to_string()),
+    }
+}

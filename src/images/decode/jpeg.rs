@@ -1,0 +1,184 @@
+//! JPEG through libjpeg-turbo, which is what Pillow decodes with.
+//!
+//! libjpeg fills in what a damaged file lacks and calls it a warning; here a warning is an
+//! error, except for two that lose no pixel and that Pillow passes too: a missing end marker
+//! after the last row, and stray bytes before it.
+
+use std::cell::RefCell;
+
+use turbojpeg::{Colorspace, DecompressHeader, Decompressor, Image, PixelFormat};
+
+use super::{Gate, convert, exif, truncated, undecodable};
+use crate::batch::ImageFormat;
+use crate::error::RowError;
+use crate::images::resize::Rgb;
+
+thread_local! {
+    /// Making a decompressor takes longer than a small image does.
+    static DECOMPRESSOR: RefCell<Option<Decompressor>> = const { RefCell::new(None) };
+}
+
+/// More scans than any encoder writes: a small file of many scans takes minutes (CVE-2018-11813).
+const MAX_SCANS: u32 = 500;
+
+/// The image and its EXIF orientation (1 unless the pipeline applies it).
+pub fn decode(bytes: &[u8], gate: &mut Gate<'_>) -> Result<(Rgb, u32), RowError> {
+    let markers = Markers::read(bytes);
+    let (rgb, _) =
+        pixels(bytes, &markers, |width, height| gate.admit(width, height, ImageFormat::Jpeg))?;
+    let orientation = match gate.applies_exif() {
+        true => exif::orientation(markers.exif.as_deref(), markers.xmp),
+        false => 1,
+    };
+    Ok((rgb, orientation))
+}
+
+/// One strip or tile of a TIFF, and whether it is stored as RGB, gray or YCbCr.
+///
+/// # Errors
+/// `image_undecodable` if it is not of that width and height.
+pub fn decode_part(bytes: &[u8], size: (usize, usize)) -> Result<(Rgb, Colorspace), RowError> {
+    if !bytes.starts_with(&[0xff, 0xd8]) {
+        return Err(undecodable("no JPEG data in a JPEG-compressed TIFF"));
+    }
+    pixels(bytes, &Markers::read(bytes), |width, height| match (width as usize, height as usize) {
+        found if found == size => Ok(()),
+        _ => Err(undecodable("JPEG data of another size in a TIFF")),
+    })
+}
+
+/// The pixels as RGB and what they were stored as. `admit` has its say on width and height
+/// before memory is taken for them.
+fn pixels(
+    bytes: &[u8],
+    markers: &Markers<'_>,
+    admit: impl FnOnce(u32, u32) -> Result<(), RowError>,
+) -> Result<(Rgb, Colorspace), RowError> {
+    DECOMPRESSOR.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            let mut made = Decompressor::new().map_err(|error| damaged(&error))?;
+            made.set_scan_limit(MAX_SCANS).map_err(|error| damaged(&error))?;
+            *slot = Some(made);
+        }
+        let decompressor = slot.as_mut().expect("just made");
+        let header = decompressor.read_header(bytes).map_err(|error| damaged(&error))?;
+        admit(header.width as u32, header.height as u32)?;
+        let rgb = decompress(decompressor, &header, bytes, markers)?;
+        Ok((rgb, header.colorspace))
+    })
+}
+
+fn decompress(
+    decompressor: &mut Decompressor,
+    header: &DecompressHeader,
+    bytes: &[u8],
+    markers: &Markers<'_>,
+) -> Result<Rgb, RowError> {
+    let format = match (markers.components, header.colorspace) {
+        (1 | 3, _) => PixelFormat::RGB,
+        (4, Colorspace::CMYK | Colorspace::YCCK) => PixelFormat::CMYK,
+        (components, _) => return Err(undecodable(format!("a JPEG of {components} components"))),
+    };
+    let pitch = header.width * format.size();
+    let mut data = vec![0; pitch * header.height];
+    let mut decompress = |bytes: &[u8]| {
+        let (width, height) = (header.width, header.height);
+        let image = Image { pixels: data.as_mut_slice(), width, pitch, height, format };
+        decompressor.decompress(bytes, image)
+    };
+    if let Err(first) = decompress(bytes) {
+        let message = first.to_string();
+        if message.contains("Premature end of JPEG file") {
+            // Told apart by giving it its end: if rows are missing, libjpeg warns again. A file
+            // of several scans without an end may lack scans, which nothing would tell.
+            if !markers.one_scan {
+                return Err(truncated());
+            }
+            let ended = [bytes, &[0xff, 0xd9]].concat();
+            decompress(&ended).map_err(|_| truncated())?;
+        } else if !markers.lost_nothing(&message) {
+            return Err(damaged(&first));
+        }
+    }
+    if format == PixelFormat::CMYK {
+        // Adobe stores inks inverted, and Pillow assumes that everyone does.
+        data = convert::each::<4>(&data, |inks| convert::cmyk(inks.map(|ink| 255 - ink)));
+    }
+    Ok(Rgb { width: header.width, height: header.height, data })
+}
+
+fn damaged(error: &turbojpeg::Error) -> RowError {
+    let message = error.to_string();
+    undecodable(message.strip_prefix("TurboJPEG error: ").unwrap_or(&message))
+}
+
+/// What the segments before the first scan say.
+#[derive(Default)]
+struct Markers<'a> {
+    components: u8,
+    /// All components are in the first scan, and it is the only one.
+    one_scan: bool,
+    restarts: bool,
+    exif: Option<Vec<u8>>,
+    xmp: Option<&'a [u8]>,
+}
+
+impl<'a> Markers<'a> {
+    /// Stops without complaint where the segments do: libjpeg says what is wrong.
+    fn read(bytes: &'a [u8]) -> Self {
+        let mut markers = Self::default();
+        let mut sequential = false;
+        let mut rest = &bytes[2..];
+        while let [first, tail @ ..] = rest {
+            // Fill bytes, and stray ones, may stand before a marker.
+            let (0xff, [code @ 1..=0xfe, tail @ ..]) = (*first, tail) else {
+                rest = tail;
+                continue;
+            };
+            rest = tail;
+            if matches!(code, 0x01 | 0xd0..=0xd8) {
+                continue;
+            }
+            let Some((segment, after)) = segment(tail) else { break };
+            match code {
+                0xc4 | 0xc8 | 0xcc => {}
+                0xc0..=0xcf => {
+                    markers.components = segment.get(5).copied().unwrap_or(0);
+                    sequential = matches!(code, 0xc0 | 0xc1 | 0xc3 | 0xc9);
+                }
+                0xdd => markers.restarts = segment != [0, 0],
+                0xe1 => markers.app1(segment),
+                0xda => {
+                    markers.one_scan = sequential && segment.first() == Some(&markers.components);
+                    break;
+                }
+                0xd9 => break,
+                _ => {}
+            }
+            rest = after;
+        }
+        markers
+    }
+
+    fn app1(&mut self, segment: &'a [u8]) {
+        const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+        if let Some(more) = segment.strip_prefix(b"Exif\0\0") {
+            // A long EXIF block goes on in the next segment.
+            self.exif.get_or_insert_default().extend(more);
+        } else if let Some(xmp) = segment.strip_prefix(XMP) {
+            self.xmp = Some(xmp);
+        }
+    }
+
+    /// Whether libjpeg's warning came after every pixel was there. Only its first is known, so
+    /// with restart markers, where it skips and goes on, there may be worse behind it.
+    fn lost_nothing(&self, warning: &str) -> bool {
+        warning.contains("extraneous bytes before marker 0xd9") && !self.restarts
+    }
+}
+
+/// A segment's content and what follows it, from its length on.
+fn segment(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = bytes.first_chunk::<2>().map(|length| u16::from_be_bytes(*length))?;
+    bytes.split_at_checked(usize::from(length))?.0.get(2..).zip(bytes.get(usize::from(length)..))
+}

@@ -1,0 +1,38 @@
+//! The horizontal pass over one row: source pixels to the window's columns.
+//!
+//! The scalar code is the rule; `avx2` computes the same sums with the same wrap-around.
+
+use super::Rgb;
+use super::taps::{PRECISION_BITS, ROUND, Taps};
+
+/// Resamples row `y` of the image to `out`, u8 RGB, `taps.len() * 3` bytes.
+pub fn row(image: &Rgb, y: usize, taps: &Taps, out: &mut [u8], vector: bool) {
+    let source = &image.data[y * image.width * 3..];
+    #[cfg(target_arch = "x86_64")]
+    if vector && super::avx2::available() {
+        return super::avx2::horizontal(source, taps, out);
+    }
+    let _ = vector;
+    scalar(source, taps, out, 0);
+}
+
+/// The columns from `first` on. `source` starts at the row.
+pub fn scalar(source: &[u8], taps: &Taps, out: &mut [u8], first: usize) {
+    let pixels = out.as_chunks_mut::<3>().0.iter_mut().enumerate().skip(first);
+    for (slot, pixel) in pixels {
+        let (start, weights) = taps.at(slot);
+        let mut sums = [ROUND; 3];
+        let source = source[start * 3..].as_chunks::<3>().0;
+        for (rgb, &weight) in source.iter().zip(weights) {
+            for (sum, &value) in sums.iter_mut().zip(rgb) {
+                *sum = sum.wrapping_add(i32::from(value).wrapping_mul(weight));
+            }
+        }
+        *pixel = sums.map(clip);
+    }
+}
+
+/// To u8, saturating.
+pub fn clip(sum: i32) -> u8 {
+    (sum >> PRECISION_BITS).clamp(0, 255) as u8
+}

@@ -1,0 +1,39 @@
+//! The vertical pass over one output row: a weighted sum of horizontally resampled rows.
+//!
+//! The scalar code is the rule; `avx2` computes the same sums with the same wrap-around.
+
+use super::horizontal::clip;
+use super::taps::ROUND;
+
+/// The rows of the horizontal pass that one output row sums, in order.
+pub struct Rows<'a> {
+    pub data: &'a [u8],
+    pub row_bytes: usize,
+    /// Where each row starts in `data`.
+    pub offsets: &'a [usize],
+}
+
+impl Rows<'_> {
+    /// The `index`th of the rows.
+    pub fn at(&self, index: usize) -> &[u8] {
+        &self.data[self.offsets[index]..][..self.row_bytes]
+    }
+}
+
+/// Sums the rows by `weights`, one each, to `out`, which is `row_bytes` long.
+pub fn row(rows: &Rows<'_>, weights: &[i32], out: &mut [u8], vector: bool) {
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if vector && super::avx2::available() {
+        done = super::avx2::vertical(rows, weights, out);
+    }
+    let _ = vector;
+    for (x, out) in out.iter_mut().enumerate().skip(done) {
+        let mut sum = ROUND;
+        for (index, &weight) in weights.iter().enumerate() {
+            let value = i32::from(rows.at(index)[x]);
+            sum = sum.wrapping_add(value.wrapping_mul(weight));
+        }
+        *out = clip(sum);
+    }
+}
