@@ -9,10 +9,10 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use rayon::prelude::*;
 
-use crate::batch::{Captions, ImageInfo, Pixels, PreparedBatch, RowBatch};
+use crate::batch::{CaptionInfo, Captions, ImageInfo, Pixels, PreparedBatch, RowBatch};
 use crate::error::{Error, RowError, RowStatus};
 use crate::images::{ImageLoader, Preprocess};
-use crate::text::{Encoded, Tokenizer};
+use crate::text::Tokenizer;
 
 /// How the rows' images become pixels.
 pub struct ImageStep {
@@ -49,9 +49,9 @@ impl Prepare {
         if let Some(step) = &self.caption {
             for (row, encoded) in step.apply(&batch.rows)?.into_iter().enumerate() {
                 match encoded {
-                    Ok(encoded) => {
-                        caption_info[row] = Some(encoded.info);
-                        captions.ids.push(encoded.ids);
+                    Ok((ids, info)) => {
+                        caption_info[row] = Some(info);
+                        captions.ids.push(ids);
                         captions.rows.push(row as u32);
                     }
                     Err(error) => caption_errors[row] = Some(error),
@@ -85,9 +85,9 @@ impl Images {
 
 impl ImageStep {
     fn apply(&self, rows: &RecordBatch) -> Result<Images, Error> {
-        let column = strings(rows, &self.column)?;
+        let column = self.loader.bind(named(rows, &self.column))?;
         let (height, width) = (self.preprocess.height(), self.preprocess.width());
-        let slot_bytes = height * width * 3;
+        let slot_bytes = self.preprocess.n_bytes();
         let mut images = Images::none(rows.num_rows());
         images.pixels = Pixels { data: Vec::new(), height, width, rows: Vec::new() };
         let mut data = vec![0; rows.num_rows() * slot_bytes];
@@ -128,9 +128,14 @@ impl ImageStep {
     }
 }
 
+/// Token ids and what was learned of the caption, or why there are none.
+type Outcome = Result<(Vec<i64>, CaptionInfo), RowError>;
+
 impl CaptionStep {
-    fn apply(&self, rows: &RecordBatch) -> Result<Vec<Result<Encoded, RowError>>, Error> {
-        let column = strings(rows, &self.column)?;
+    fn apply(&self, rows: &RecordBatch) -> Result<Vec<Outcome>, Error> {
+        // Whichever string type the file has.
+        let column = cast(named(rows, &self.column), &DataType::Utf8)
+            .map_err(|source| Error::Arrow { action: "read captions as strings", source })?;
         let captions = column.as_string::<i32>();
         let encode = |row| {
             if captions.is_null(row) {
@@ -142,9 +147,6 @@ impl CaptionStep {
     }
 }
 
-/// A column as plain strings, whichever string type the file has.
-fn strings(rows: &RecordBatch, column: &str) -> Result<ArrayRef, Error> {
-    let values = rows.column_by_name(column).expect("Plan::resolve checked this column");
-    cast(values, &DataType::Utf8)
-        .map_err(|source| Error::Arrow { action: "read a column as strings", source })
+fn named<'a>(rows: &'a RecordBatch, column: &str) -> &'a ArrayRef {
+    rows.column_by_name(column).expect("Plan::resolve checked this column")
 }

@@ -85,7 +85,11 @@ fn totals(table: &LazyFrame, schema: &Schema) -> PolarsResult<DataFrame> {
             wanted.push(quantile.alias(derived(name, index)));
         }
     }
-    table.clone().select(wanted).collect_with_engine(Engine::Streaming)
+    stream(table.clone().select(wanted))
+}
+
+fn stream(query: LazyFrame) -> PolarsResult<DataFrame> {
+    Ok(query.collect_with_engine(Engine::Streaming)?.unwrap_single())
 }
 
 fn number(totals: &DataFrame, name: &str) -> PolarsResult<f64> {
@@ -116,12 +120,8 @@ fn columns(totals: &DataFrame, schema: &Schema) -> PolarsResult<Vec<ColumnInspec
 
 fn statuses(table: &LazyFrame) -> PolarsResult<Vec<(String, u64)>> {
     let by_count = SortMultipleOptions::default().with_order_descending(true);
-    let counted = table
-        .clone()
-        .group_by([col("status")])
-        .agg([len().alias("rows")])
-        .sort(["rows"], by_count)
-        .collect_with_engine(Engine::Streaming)?;
+    let counted = table.clone().group_by([col("status")]).agg([len().alias("rows")]);
+    let counted = stream(counted.sort(["rows"], by_count))?;
     let words = counted.column("status")?.str()?.clone();
     let counts = counted.column("rows")?.cast(&DataType::UInt64)?;
     let pairs = words.iter().zip(counts.u64()?.iter());

@@ -214,7 +214,7 @@ fn score_summary(score: &ScoreSummary) -> String {
     )
 }
 
-fn pairs(pairs: &[Pair]) -> comfy_table::Table {
+fn pairs(pairs: &[Pair]) -> String {
     let text = |value: &Option<String>| table::one_line(value.as_deref().unwrap_or(""), 60);
     let rows = pairs.iter().map(|pair| {
         vec![format!("{:+.3}", pair.score), text(&pair.image), text(&pair.caption)]

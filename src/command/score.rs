@@ -62,8 +62,11 @@ fn bad_input(what: &str, which: String, error: &RowError) -> Error {
 
 /// Cosine of every image with every caption, a row an image.
 fn matrix(images: &Embeddings, texts: &Embeddings) -> Vec<Vec<f32>> {
-    let row = |image| (0..texts.rows.len()).map(|text| cosine(images.slot(image), texts.slot(text)));
-    (0..images.rows.len()).map(|image| row(image).collect()).collect()
+    let row = |image| {
+        let image = images.slot(image);
+        (0..texts.rows.len()).map(|text| cosine(image, texts.slot(text))).collect()
+    };
+    (0..images.rows.len()).map(row).collect()
 }
 
 /// Softmax over one image's captions of `logit_scale * cosine`: zero-shot probabilities.

@@ -18,9 +18,9 @@ pub fn print(text: &str) -> Result<(), Error> {
 }
 
 /// A table without lines. Columns named in `right` (by index) are aligned to the right.
-pub fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> Table {
+pub fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     if !header.is_empty() {
         table.set_header(header.to_vec());
     }
@@ -30,7 +30,7 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> Table 
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table
+    table.trim_fmt()
 }
 
 /// `1234567` as `1,234,567`.

@@ -1,8 +1,7 @@
 //! The model folder's `preprocessor_config.json`, and what it does to one image up to u8 pixels.
 //!
 //! `CLIPImageProcessor`: RGB on white, resize (shortest side, or squash), centre crop. Scaling
-//! to floats and normalising are affine per channel; they are read and described here and
-//! done on the device.
+//! to floats and normalising are read and described here and done on the device.
 
 use std::path::Path;
 
@@ -10,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::decode;
 use super::resize::{Filter, Resize, Rgb, Size};
-use crate::batch::ImageInfo;
+use crate::batch::{ImageInfo, PixelScale};
 use crate::error::{Error, RowError};
 use crate::spec::PreprocessSpec;
 
@@ -39,13 +38,6 @@ enum Target {
     ShortestSide(usize),
     /// Both sides, whatever the shape.
     Squash(Size),
-}
-
-/// `value * scale[channel] + bias[channel]`: u8 pixels to the model's input.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Affine {
-    pub scale: [f32; 3],
-    pub bias: [f32; 3],
 }
 
 impl Preprocess {
@@ -113,14 +105,10 @@ impl Preprocess {
         self.output.height * self.output.width * 3
     }
 
-    /// `(pixel * rescale_factor - mean) / std` as one multiplication and one addition.
-    pub fn affine(&self) -> Affine {
-        let rescale = self.rescale.unwrap_or(1.0);
-        let (mean, std) = self.normalise.unwrap_or(([0.0; 3], [1.0; 3]));
-        Affine {
-            scale: std.map(|std| (rescale / f64::from(std)) as f32),
-            bias: std::array::from_fn(|c| (-f64::from(mean[c]) / f64::from(std[c])) as f32),
-        }
+    /// What is left to do to the pixels, on the device.
+    pub fn scale(&self) -> PixelScale {
+        let (mean, std) = self.normalise.unwrap_or((PixelScale::NONE.mean, PixelScale::NONE.std));
+        PixelScale { rescale: self.rescale.unwrap_or(1.0) as f32, mean, std }
     }
 
     /// All that decides the pixels and their scaling, as one line of JSON with keys in a fixed

@@ -85,7 +85,8 @@ fn check_column(file: &InputFile, column: &str) -> Result<Option<String>, Error>
 
 fn is_string(data_type: &DataType) -> bool {
     match data_type {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        // A column of nulls alone has no other type, and every row of it a status.
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => true,
         DataType::Dictionary(_, values) => is_string(values),
         _ => false,
     }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::Plan;
 use crate::error::Error;
 use crate::manifest::Manifest;
+use crate::model::weights::sha256_file;
 
 /// Settings that say where or how fast, and change nothing in the output.
 const NOT_MEANING: [&str; 2] = ["run.", "sink.parquet.path"];
@@ -37,7 +38,9 @@ pub fn made_with(plan: &Plan) -> Result<BTreeMap<String, String>, Error> {
         made_with.insert("preprocessing".to_owned(), preprocess.describe());
     }
     if let Some(tokenizer) = &plan.tokenizer {
-        made_with.insert("tokenizer sha256".to_owned(), tokenizer.sha256().to_owned());
+        let digests = tokenizer.files().iter().map(|file| sha256_file(file));
+        let digests = digests.collect::<Result<Vec<_>, _>>()?;
+        made_with.insert("tokenizer sha256".to_owned(), digests.join(" "));
     }
     Ok(made_with)
 }
