@@ -17,7 +17,15 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 /// What Pillow reads and we refuse, because identity could not be shown.
-const REFUSED: [&str; 2] = ["tiff-fax", "tiff-float"];
+const REFUSED: [&str; 3] = ["tiff-fax", "tiff-float", "tiff-CMYK-jpeg"];
+
+/// What libjpeg only warns of, so that Pillow gives a picture with holes.
+const DAMAGE: [&str; 4] = [
+    "Corrupt JPEG data",
+    "Inconsistent progression",
+    "Invalid SOS parameters",
+    "the file ends before",
+];
 
 /// One image under one config, and what the reference made of it.
 #[derive(serde::Deserialize)]
@@ -29,7 +37,9 @@ fn verdict(dir: &Path, case: &Case, preprocess: &Preprocess, expected: &[u8]) ->
     let bytes = fs::read(dir.join("images").join(name)).expect("the oracle wrote it");
     let mut ours = vec![0xa5; preprocess.n_bytes()];
     let (_, result) = preprocess.apply(&bytes, &mut ours);
-    let damaged = kind.starts_with("cut-") || kind.starts_with("flip-");
+    // A changed byte may be one that only one of the two looks at.
+    let odd = kind.starts_with("flip-") || kind.starts_with("corpus-");
+    let damaged = odd || kind.starts_with("cut-");
     match (outcome.as_str(), result) {
         ("ok", Ok(())) => {
             let theirs = &expected[*at..][..ours.len()];
@@ -40,6 +50,7 @@ fn verdict(dir: &Path, case: &Case, preprocess: &Preprocess, expected: &[u8]) ->
             (error.status == RowStatus::DecoderPanic).then(|| format!("{name}: panicked"))
         }
         ("ok", Err(error)) => Some(format!("{config} {name}: {} ({error})", error.status)),
+        (_, Ok(())) if odd => None,
         (theirs, Ok(())) => Some(format!("{config} {name}: accepted, but Pillow: {theirs}")),
         (_, Err(error)) if error.status == RowStatus::DecoderPanic => {
             Some(format!("{name}: panicked"))
@@ -52,7 +63,9 @@ fn verdict(dir: &Path, case: &Case, preprocess: &Preprocess, expected: &[u8]) ->
 fn every_kind_of_image_has_pillows_pixels() {
     let dir = common::scratch();
     let dir = dir.path();
-    if !common::oracle("pixels.py", [dir]) {
+    let corpus = common::corpora("images");
+    let arguments = [Some(dir.to_owned()), corpus].into_iter().flatten();
+    if !common::oracle("pixels.py", arguments) {
         return;
     }
     resize_is_pillows(dir);
@@ -136,11 +149,10 @@ fn limits_are_held_against_the_header() {
     for entry in fs::read_dir(common::sample().join("images")).expect("the sample") {
         let bytes = fs::read(entry.expect("an entry").path()).expect("a file");
         let (info, result) = preprocess.apply(&bytes, &mut out);
-        assert!(info.is_some());
-        assert_eq!(result.expect_err("over 100 pixels").status, RowStatus::ImageTooLarge);
-        seen += 1;
+        let error = result.expect_err("over 100 pixels, or broken on purpose");
+        seen += usize::from(info.is_some() && error.status == RowStatus::ImageTooLarge);
     }
-    assert!(seen > 0);
+    assert!(seen > 100, "{seen}");
 }
 
 #[test]
@@ -194,6 +206,7 @@ fn hostile(images: &Path, row: &str, preprocess: &Preprocess) -> Option<String> 
     let stored = info.map(|info| format!("{}x{}", info.width, info.height));
     let good = match (&result, want) {
         (Err(error), _) if error.status == RowStatus::DecoderPanic => false,
+        (Err(error), _) if DAMAGE.iter().any(|damage| error.message.contains(damage)) => true,
         (Ok(()), "ok, same size") => pillow.split(' ').nth(1) == stored.as_deref(),
         (Err(_), "ok, same size") | (Ok(()), "typed error") => false,
         _ => true,

@@ -116,6 +116,10 @@ fn damaged(error: &turbojpeg::Error) -> RowError {
 struct Markers<'a> {
     components: u8,
     restarts: bool,
+    /// The segments up to the first scan, markers included, without colour profiles.
+    segments: Vec<&'a [u8]>,
+    /// Where the first scan's marker is.
+    scan: Option<usize>,
     exif: Option<Vec<u8>>,
     xmp: Option<&'a [u8]>,
 }
@@ -135,7 +139,13 @@ impl<'a> Markers<'a> {
             if matches!(code, 0x01 | 0xd0..=0xd8) {
                 continue;
             }
+            let start = bytes.len() - tail.len() - 2;
             let Some((segment, after)) = segment(tail) else { break };
+            if *code == 0xda {
+                markers.scan = Some(start);
+            } else if !segment.starts_with(b"ICC_PROFILE\0") {
+                markers.segments.push(&bytes[start..bytes.len() - after.len()]);
+            }
             match code {
                 0xc4 | 0xc8 | 0xcc => {}
                 0xc0..=0xcf => {
@@ -159,6 +169,14 @@ impl<'a> Markers<'a> {
         } else if let Some(xmp) = segment.strip_prefix(XMP) {
             self.xmp = Some(xmp);
         }
+    }
+
+    /// The file without what libjpeg warned of, if it cannot touch a pixel: stray bytes between
+    /// the segments before the first scan, and colour profiles in the wrong number of pieces.
+    fn tidied(&self, bytes: &[u8], warning: &str) -> Option<Vec<u8>> {
+        let harmless = warning.contains("bad ICC marker") || warning.contains("extraneous bytes");
+        let scan = self.scan.filter(|_| harmless)?;
+        Some([&[0xff, 0xd8], self.segments.concat().as_slice(), &bytes[scan..]].concat())
     }
 
     /// Whether libjpeg's warning came after every pixel was there. Only its first is known, so

@@ -5,7 +5,9 @@
 
 use std::io::Cursor;
 
-use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Reader, Transformations};
+use png::{
+    BitDepth, ColorType, DecodeOptions, Decoder, DecodingError, Limits, Reader, Transformations,
+};
 
 use super::convert::{self, Palette};
 use super::{Gate, exif, io_error, undecodable};
@@ -24,7 +26,10 @@ pub fn decode(bytes: &[u8], gate: &mut Gate<'_>) -> Result<(Rgb, u32), RowError>
 }
 
 fn decode_whole(bytes: &[u8], gate: &mut Gate<'_>) -> Result<(Rgb, u32), RowError> {
-    let mut decoder = Decoder::new(Cursor::new(bytes));
+    let mut options = DecodeOptions::default();
+    // Skipping a damaged `tRNS` would change the picture without a word.
+    options.set_skip_ancillary_crc_failures(false);
+    let mut decoder = Decoder::new_with_options(Cursor::new(bytes), options);
     decoder.set_transformations(Transformations::IDENTITY);
     let header = decoder.read_header_info().map_err(|error| damaged(&error))?;
     let (width, height) = (header.width, header.height);
