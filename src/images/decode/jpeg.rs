@@ -1,8 +1,8 @@
 //! JPEG through libjpeg-turbo, which is what Pillow decodes with.
 //!
 //! libjpeg fills in what a damaged file lacks and calls it a warning; here a warning is an
-//! error, except for two that lose no pixel and that Pillow passes too: a missing end marker
-//! after the last row, and stray bytes before it.
+//! error, except for stray bytes before the end marker, which lose no pixel. A missing end
+//! marker is an error to Pillow too.
 
 use std::cell::RefCell;
 
@@ -61,10 +61,18 @@ fn pixels(
             *slot = Some(made);
         }
         let decompressor = slot.as_mut().expect("just made");
-        let header = decompressor.read_header(bytes).map_err(|error| damaged(&error))?;
-        admit(header.width as u32, header.height as u32)?;
-        let rgb = decompress(decompressor, &header, bytes, markers)?;
-        Ok((rgb, header.colorspace))
+        let attempt = || {
+            let header = decompressor.read_header(bytes).map_err(|error| damaged(&error))?;
+            admit(header.width as u32, header.height as u32)?;
+            let rgb = decompress(decompressor, &header, bytes, markers)?;
+            Ok((rgb, header.colorspace))
+        };
+        let result = attempt();
+        if result.is_err() {
+            // After an error libjpeg keeps the marker it stopped at, and fails on the next file.
+            *slot = None;
+        }
+        result
     })
 }
 
@@ -81,34 +89,25 @@ fn decompress(
     };
     let pitch = header.width * format.size();
     let mut data = vec![0; pitch * header.height];
-    let mut decompress = |bytes: &[u8]| {
-        let (width, height) = (header.width, header.height);
-        let image = Image { pixels: data.as_mut_slice(), width, pitch, height, format };
-        decompressor.decompress(bytes, image)
-    };
-    if let Err(first) = decompress(bytes) {
-        let message = first.to_string();
-        if message.contains("Premature end of JPEG file") {
-            // Told apart by giving it its end: if rows are missing, libjpeg warns again. A file
-            // of several scans without an end may lack scans, which nothing would tell.
-            if !markers.one_scan {
-                return Err(truncated());
-            }
-            let ended = [bytes, &[0xff, 0xd9]].concat();
-            decompress(&ended).map_err(|_| truncated())?;
-        } else if !markers.lost_nothing(&message) {
-            return Err(damaged(&first));
-        }
+    let (width, height) = (header.width, header.height);
+    let image = Image { pixels: data.as_mut_slice(), width, pitch, height, format };
+    if let Err(error) = decompressor.decompress(bytes, image)
+        && !markers.lost_nothing(&error.to_string())
+    {
+        return Err(damaged(&error));
     }
     if format == PixelFormat::CMYK {
         // Adobe stores inks inverted, and Pillow assumes that everyone does.
         data = convert::each::<4>(&data, |inks| convert::cmyk(inks.map(|ink| 255 - ink)));
     }
-    Ok(Rgb { width: header.width, height: header.height, data })
+    Ok(Rgb { width, height, data })
 }
 
 fn damaged(error: &turbojpeg::Error) -> RowError {
     let message = error.to_string();
+    if message.contains("Premature end of JPEG file") {
+        return truncated();
+    }
     undecodable(message.strip_prefix("TurboJPEG error: ").unwrap_or(&message))
 }
 
@@ -116,9 +115,11 @@ fn damaged(error: &turbojpeg::Error) -> RowError {
 #[derive(Default)]
 struct Markers<'a> {
     components: u8,
-    /// All components are in the first scan, and it is the only one.
-    one_scan: bool,
     restarts: bool,
+    /// The segments up to the first scan, markers included, without colour profiles.
+    segments: Vec<&'a [u8]>,
+    /// Where the first scan's marker is.
+    scan: Option<usize>,
     exif: Option<Vec<u8>>,
     xmp: Option<&'a [u8]>,
 }
@@ -127,7 +128,6 @@ impl<'a> Markers<'a> {
     /// Stops without complaint where the segments do: libjpeg says what is wrong.
     fn read(bytes: &'a [u8]) -> Self {
         let mut markers = Self::default();
-        let mut sequential = false;
         let mut rest = &bytes[2..];
         while let [first, tail @ ..] = rest {
             // Fill bytes, and stray ones, may stand before a marker.
@@ -139,20 +139,21 @@ impl<'a> Markers<'a> {
             if matches!(code, 0x01 | 0xd0..=0xd8) {
                 continue;
             }
+            let start = bytes.len() - tail.len() - 2;
             let Some((segment, after)) = segment(tail) else { break };
+            if *code == 0xda {
+                markers.scan = Some(start);
+            } else if !segment.starts_with(b"ICC_PROFILE\0") {
+                markers.segments.push(&bytes[start..bytes.len() - after.len()]);
+            }
             match code {
                 0xc4 | 0xc8 | 0xcc => {}
                 0xc0..=0xcf => {
                     markers.components = segment.get(5).copied().unwrap_or(0);
-                    sequential = matches!(code, 0xc0 | 0xc1 | 0xc3 | 0xc9);
                 }
                 0xdd => markers.restarts = segment != [0, 0],
                 0xe1 => markers.app1(segment),
-                0xda => {
-                    markers.one_scan = sequential && segment.first() == Some(&markers.components);
-                    break;
-                }
-                0xd9 => break,
+                0xda | 0xd9 => break,
                 _ => {}
             }
             rest = after;
@@ -168,6 +169,14 @@ impl<'a> Markers<'a> {
         } else if let Some(xmp) = segment.strip_prefix(XMP) {
             self.xmp = Some(xmp);
         }
+    }
+
+    /// The file without what libjpeg warned of, if it cannot touch a pixel: stray bytes between
+    /// the segments before the first scan, and colour profiles in the wrong number of pieces.
+    fn tidied(&self, bytes: &[u8], warning: &str) -> Option<Vec<u8>> {
+        let harmless = warning.contains("bad ICC marker") || warning.contains("extraneous bytes");
+        let scan = self.scan.filter(|_| harmless)?;
+        Some([&[0xff, 0xd8], self.segments.concat().as_slice(), &bytes[scan..]].concat())
     }
 
     /// Whether libjpeg's warning came after every pixel was there. Only its first is known, so

@@ -5,17 +5,31 @@
 
 use std::io::Cursor;
 
-use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Reader, Transformations};
+use png::{
+    BitDepth, ColorType, DecodeOptions, Decoder, DecodingError, Limits, Reader, Transformations,
+};
 
 use super::convert::{self, Palette};
 use super::{Gate, exif, io_error, undecodable};
 use crate::batch::ImageFormat;
-use crate::error::RowError;
+use crate::error::{RowError, RowStatus};
 use crate::images::resize::Rgb;
 
 /// The image (the first frame of an animation) and its EXIF orientation.
 pub fn decode(bytes: &[u8], gate: &mut Gate<'_>) -> Result<(Rgb, u32), RowError> {
-    let mut decoder = Decoder::new(Cursor::new(bytes));
+    const END: &[u8] = b"\0\0\0\0IEND\xae\x42\x60\x82";
+    decode_whole(bytes, gate).or_else(|error| match error.status {
+        // Pillow does not miss the end chunk if the pixels are all there.
+        RowStatus::ImageTruncated => decode_whole(&[bytes, END].concat(), gate).map_err(|_| error),
+        _ => Err(error),
+    })
+}
+
+fn decode_whole(bytes: &[u8], gate: &mut Gate<'_>) -> Result<(Rgb, u32), RowError> {
+    let mut options = DecodeOptions::default();
+    // Skipping a damaged `tRNS` would change the picture without a word.
+    options.set_skip_ancillary_crc_failures(false);
+    let mut decoder = Decoder::new_with_options(Cursor::new(bytes), options);
     decoder.set_transformations(Transformations::IDENTITY);
     let header = decoder.read_header_info().map_err(|error| damaged(&error))?;
     let (width, height) = (header.width, header.height);

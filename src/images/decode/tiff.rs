@@ -13,6 +13,10 @@ use crate::batch::ImageFormat;
 use crate::error::RowError;
 use crate::images::resize::Rgb;
 
+/// The tags that decide the pixels: none of them may be cut off.
+const TAGS: [u16; 18] =
+    [256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 324, 325, 338, 339];
+
 const WHITE_IS_ZERO: u32 = 0;
 const BLACK_IS_ZERO: u32 = 1;
 const RGB: u32 = 2;
@@ -24,6 +28,9 @@ const JPEG: u32 = 7;
 /// The image and its orientation, which for a TIFF Pillow applies whenever it loads one.
 pub fn decode(bytes: &[u8], gate: &mut Gate<'_>) -> Result<(Rgb, u32), RowError> {
     let ifd = Ifd::first(bytes).ok_or_else(truncated)?;
+    if !ifd.holds(&TAGS) {
+        return Err(truncated());
+    }
     let page = Page::read(&ifd, gate)?;
     let data = match page.compression {
         JPEG => page.jpeg()?,
@@ -95,12 +102,23 @@ impl<'a> Page<'a> {
         let odd = match () {
             () if !matches!(self.bits, 1 | 2 | 4 | 8 | 16) => "depth",
             () if !(1..=6).contains(&self.samples) => "number of samples",
-            () if self.planar && (self.bits != 8 || self.compression == JPEG) => "planar layout",
+            () if self.planar && !self.planar_is_known() => "planar layout",
             () if formats.iter().any(|format| *format != 1) => "sample format",
             () if self.predictor() > 2 || (self.predictor() == 2 && self.bits < 8) => "predictor",
             () => return Ok(()),
         };
         Err(undecodable(format!("a TIFF of a {odd} that clipmill does not read")))
+    }
+
+    /// Whether Pillow knows the bands as they lie in separate planes.
+    fn planar_is_known(&self) -> bool {
+        let colour = match (self.photometric, self.samples) {
+            (_, 1) => true,
+            (RGB, 3) | (CMYK, 4) => self.extra.is_empty(),
+            (RGB, 4) => !matches!(self.extra.first(), Some(0 | 1)),
+            _ => false,
+        };
+        colour && self.bits == 8 && self.compression != JPEG
     }
 
     fn predictor(&self) -> u32 {
@@ -151,10 +169,13 @@ impl<'a> Page<'a> {
         if offsets.len() < expected || sizes.len() < expected {
             return Err(truncated());
         }
+        let raw = self.compression == 1;
         let reversed = self.ifd.number(266) == Some(2);
         let chunks = offsets.iter().zip(&sizes).take(expected).map(|(&at, &size)| {
             let rest = self.ifd.bytes.get(at as usize..).ok_or_else(truncated)?;
-            let bytes = &rest[..rest.len().min(size as usize)];
+            // Pillow reads raw strips by itself and does not ask for their size; libtiff does.
+            let size = if raw { rest.len().min(size as usize) } else { size as usize };
+            let bytes = rest.get(..size).ok_or_else(truncated)?;
             Ok(match reversed {
                 true => bytes.iter().map(|byte| byte.reverse_bits()).collect(),
                 false => bytes.to_vec(),

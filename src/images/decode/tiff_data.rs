@@ -17,6 +17,7 @@ pub struct Ifd<'a> {
     pub big_endian: bool,
     /// (tag, type, count, where the values are)
     entries: Vec<(u16, u16, usize, usize)>,
+    whole: bool,
 }
 
 impl<'a> Ifd<'a> {
@@ -27,7 +28,7 @@ impl<'a> Ifd<'a> {
             [b'M', b'M', 0, 42] => true,
             _ => return None,
         };
-        let mut ifd = Self { bytes, big_endian, entries: Vec::new() };
+        let mut ifd = Self { bytes, big_endian, entries: Vec::new(), whole: false };
         let start = ifd.integer(4, 4)? as usize;
         let count = ifd.integer(start, 2)? as usize;
         for index in 0..count {
@@ -36,6 +37,7 @@ impl<'a> Ifd<'a> {
             let Some(entry) = ifd.entry(at) else { break };
             ifd.entries.push(entry);
         }
+        ifd.whole = ifd.entries.len() == count;
         Some(ifd)
     }
 
@@ -56,6 +58,16 @@ impl<'a> Ifd<'a> {
             true => bytes.iter().fold(0, shift),
             false => bytes.iter().rev().fold(0, shift),
         })
+    }
+
+    /// Whether the directory and those of its tags that are there lie within the file.
+    pub fn holds(&self, tags: &[u16]) -> bool {
+        let within = |entry: &(u16, u16, usize, usize)| {
+            let size = size_of_kind(entry.1).unwrap_or(1);
+            let end = entry.2.checked_mul(size).and_then(|bytes| bytes.checked_add(entry.3));
+            end.is_some_and(|end| end <= self.bytes.len())
+        };
+        self.whole && self.entries.iter().all(|entry| !tags.contains(&entry.0) || within(entry))
     }
 
     /// All values of a tag of bytes, shorts or longs. The last of a repeated tag counts.
@@ -129,8 +141,11 @@ impl Packing {
         match self {
             Packing::Raw => out.extend(&bytes[..size.min(bytes.len())]),
             Packing::Deflate => {
-                let mut decoder = ZlibDecoder::new(bytes).take(size as u64);
-                decoder.read_to_end(&mut out).map_err(|error| super::io_error(&error))?;
+                let mut decoder = ZlibDecoder::new(bytes);
+                let read = decoder.by_ref().take(size as u64).read_to_end(&mut out);
+                // The checksum comes behind the last byte.
+                let checked = read.and_then(|_| decoder.read(&mut [0]));
+                checked.map_err(|error| super::io_error(&error))?;
             }
             Packing::PackBits => unpack_bits(bytes, size, &mut out),
             Packing::Lzw => {

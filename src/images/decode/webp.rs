@@ -6,13 +6,18 @@ use std::io::Cursor;
 
 use image_webp::{DecodingError, WebPDecoder};
 
-use super::{Gate, convert, exif, io_error, undecodable};
+use super::{Gate, convert, exif, io_error, truncated, undecodable};
 use crate::batch::ImageFormat;
 use crate::error::RowError;
 use crate::images::resize::Rgb;
 
 /// The image (the first frame of an animation on its canvas) and its EXIF orientation.
 pub fn decode(bytes: &[u8], gate: &mut Gate<'_>) -> Result<(Rgb, u32), RowError> {
+    // The decoder reads what it needs; a file that is shorter than it says is cut off.
+    let stated = bytes[4..].first_chunk().map_or(0, |size| u32::from_le_bytes(*size));
+    if (bytes.len() as u64) < u64::from(stated) + 8 {
+        return Err(truncated());
+    }
     let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| damaged(&error))?;
     let (width, height) = decoder.dimensions();
     gate.admit(width, height, ImageFormat::Webp)?;

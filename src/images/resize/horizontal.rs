@@ -2,12 +2,10 @@
 //!
 //! The scalar code is the rule; `avx2` computes the same sums with the same wrap-around.
 
-use super::Rgb;
 use super::taps::{PRECISION_BITS, ROUND, Taps};
 
-/// Resamples row `y` of the image to `out`, u8 RGB, `taps.len() * 3` bytes.
-pub fn row(image: &Rgb, y: usize, taps: &Taps, out: &mut [u8], vector: bool) {
-    let source = &image.data[y * image.width * 3..];
+/// Resamples the row that starts at `source` to `out`, u8 RGB, `taps.len() * 3` bytes.
+pub fn row(source: &[u8], taps: &Taps, out: &mut [u8], vector: bool) {
     #[cfg(target_arch = "x86_64")]
     if vector && super::avx2::available() {
         return super::avx2::horizontal(source, taps, out);

@@ -80,6 +80,13 @@ impl Taps {
         self.starts.len()
     }
 
+    /// The source indices that any output of the window reads.
+    pub fn span(&self) -> Range<usize> {
+        let start = self.starts.first().copied().unwrap_or(0);
+        let ends = self.starts.iter().zip(&self.lens).map(|(start, len)| start + len);
+        start..ends.max().unwrap_or(start)
+    }
+
     /// The most weights that one output has.
     pub fn longest(&self) -> usize {
         self.lens.iter().copied().max().unwrap_or(0)
