@@ -57,7 +57,11 @@ pub enum Error {
 
     /// A file that is not the Parquet it should be.
     #[error("could not read {} as Parquet", path.display())]
-    Parquet { path: PathBuf, #[source] source: Cause },
+    Parquet {
+        path: PathBuf,
+        #[source]
+        source: Cause,
+    },
 
     /// A file whose footer and pages disagree about the number of rows.
     #[error("{} holds {found} rows where its footer says {expected}: the file is damaged", path.display())]
@@ -65,7 +69,12 @@ pub enum Error {
 
     /// The file system refused something.
     #[error("could not {action} {}", path.display())]
-    Io { action: &'static str, path: PathBuf, #[source] source: io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 
     /// A JSON file of the model folder that does not say what it should.
     #[error("{}: {problem}", path.display())]
@@ -85,15 +94,28 @@ pub enum Error {
 
     /// LibTorch refused an operation.
     #[error("LibTorch failed to {action}")]
-    Torch { action: &'static str, #[source] source: tch::TchError },
+    Torch {
+        action: &'static str,
+        #[source]
+        source: tch::TchError,
+    },
 
     /// Arrow refused an operation.
     #[error("could not {action}")]
-    Arrow { action: &'static str, #[source] source: arrow::error::ArrowError },
+    Arrow {
+        action: &'static str,
+        #[source]
+        source: arrow::error::ArrowError,
+    },
 
     /// Polars could not read or summarise a table.
     #[error("could not {action} {}", path.display())]
-    Table { action: &'static str, path: PathBuf, #[source] source: Cause },
+    Table {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: Cause,
+    },
 
     /// `on_row_error = "fail"` met a bad row.
     #[error("row {row} of {}: {error} (on_row_error is \"fail\"; \"keep\" writes it as data)", path.display())]

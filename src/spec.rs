@@ -320,7 +320,8 @@ impl std::str::FromStr for MaxFailed {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("\"{text}\" is neither a number of rows nor a percentage such as 1%");
+        let wrong =
+            || format!("\"{text}\" is neither a number of rows nor a percentage such as 1%");
         if let Some(percent) = text.strip_suffix('%') {
             return match percent.trim().parse::<f64>() {
                 Ok(value) if (0.0..=100.0).contains(&value) => Ok(MaxFailed::Percent(value)),
