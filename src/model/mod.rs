@@ -1,4 +1,16 @@
 //! Dual encoders: an image tower and a text tower that share one embedding space.
+//!
+//! A family is a folder (`clip/`); `config`, `weights` and `device` serve every family. Pixels
+//! arrive as u8 and are scaled on the device; decoding, resizing and tokenizing are done before
+//! (see `images` and `text`).
+
+pub mod clip;
+pub mod config;
+mod cuda_driver;
+pub mod device;
+pub mod doctor;
+mod onednn;
+pub mod weights;
 
 use crate::batch::{Captions, Embeddings, Pixels};
 use crate::error::Error;
@@ -19,4 +31,14 @@ pub trait DualEncoder {
 
     /// Length of an embedding.
     fn embedding_dim(&self) -> usize;
+}
+
+/// How u8 pixels become what the image tower was trained on: `(x * rescale - mean) / std`,
+/// per channel in the order red, green, blue.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PixelScale {
+    /// `rescale_factor` of preprocessor_config.json, usually 1/255.
+    pub rescale: f32,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
 }

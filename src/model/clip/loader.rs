@@ -1,0 +1,62 @@
+//! Takes the towers' tensors out of the weights files and puts them where they run.
+//!
+//! Everything is read as f32 and converted once, so that what is folded into a weight is
+//! rounded once too.
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::error::Error;
+use crate::model::device::{self, Placement};
+use crate::model::onednn::OneDnn;
+use crate::model::weights::Weights;
+
+/// The weights and the place they go to.
+pub(super) struct Loader<'a> {
+    pub weights: &'a Weights,
+    pub placement: Placement,
+}
+
+impl Loader<'_> {
+    /// oneDNN's fused linear layer, where it is the fast way: on a CPU in f32, and in bf16 if
+    /// the CPU multiplies that natively (oneDNN refuses it otherwise).
+    pub fn fused(&self) -> Option<&'static OneDnn> {
+        let Placement { device, kind } = self.placement;
+        let fits = kind == Kind::Float || device::cpu_multiplies_bf16();
+        if device == Device::Cpu && fits { OneDnn::get() } else { None }
+    }
+
+    /// f32, on the CPU.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+        self.weights.tensor(name)
+    }
+
+    /// On the device, in the precision of the run.
+    pub fn placed(&self, name: &str) -> Result<Tensor, Error> {
+        self.place(name, &self.tensor(name)?, self.placement.kind)
+    }
+
+    /// On the device, in f32.
+    pub fn placed_f32(&self, name: &str) -> Result<Tensor, Error> {
+        self.place(name, &self.tensor(name)?, Kind::Float)
+    }
+
+    /// Puts a tensor made from the weights `name` on the device.
+    pub fn place(&self, name: &str, tensor: &Tensor, kind: Kind) -> Result<Tensor, Error> {
+        let placed = tensor.f_to_device_(self.placement.device, kind, false, false);
+        let placed = placed.and_then(|tensor| tensor.f_contiguous()).map_err(torch)?;
+        self.weights.converted(name, &placed)?;
+        Ok(placed)
+    }
+
+    /// The named tensors under one another, f32 on the CPU.
+    pub fn stacked(&self, names: &[String]) -> Result<Tensor, Error> {
+        let tensors = names.iter().map(|name| self.tensor(name));
+        let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
+        Tensor::f_cat(&tensors, 0).map_err(torch)
+    }
+}
+
+/// Says that it was the weights that LibTorch was busy with.
+pub(super) fn torch(source: TchError) -> Error {
+    Error::torch("place the weights on the device")(source)
+}

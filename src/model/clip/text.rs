@@ -1,0 +1,119 @@
+//! The text tower: token ids to embeddings.
+//!
+//! A caption is cut at the position that is read: sight is causal, so later tokens cannot
+//! change it. Equal captions are encoded once, sorted by length and packed without padding.
+//! Formula: `CLIPTextModel` of transformers' modeling_clip.py. Tokenizing is done before (see
+//! the crate's `text`).
+
+use std::collections::HashMap;
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::block::{Blocks, Sight, Span};
+use super::layers::LayerNorm;
+use super::loader::Loader;
+use crate::error::Error;
+use crate::model::config::{Pooling, TextConfig};
+
+pub(super) struct TextTower {
+    /// `[vocab, width]`.
+    tokens: Tensor,
+    /// `[context, width]`.
+    positions: Tensor,
+    blocks: Blocks,
+    final_norm: LayerNorm,
+    /// `[embedding, width]`, f32.
+    projection: Tensor,
+    device: Device,
+}
+
+impl TextTower {
+    pub fn load(loader: &Loader, config: &TextConfig) -> Result<Self, Error> {
+        let named = |name: &str| format!("text_model.{name}");
+        let eps = config.tower.layer_norm_eps;
+        Ok(Self {
+            tokens: loader.placed(&named("embeddings.token_embedding.weight"))?,
+            positions: loader.placed(&named("embeddings.position_embedding.weight"))?,
+            blocks: Blocks::load(loader, "text_model", (&config.tower, Sight::Causal))?,
+            final_norm: LayerNorm::load_f32(loader, &named("final_layer_norm"), eps)?,
+            projection: loader.placed_f32("text_projection.weight")?,
+            device: loader.placement.device,
+        })
+    }
+
+    /// Sequences sorted by length, each read at its last token -> f32 `[n, embedding]`, not of
+    /// unit length yet.
+    pub fn forward(&self, sequences: &[&[i64]]) -> Result<Tensor, TchError> {
+        let ids = sequences.concat();
+        let positions: Vec<i64> = sequences.iter().flat_map(|ids| 0..ids.len() as i64).collect();
+        let mut end = 0;
+        let ends = sequences.iter().map(|ids| {
+            end += ids.len() as i64;
+            end - 1
+        });
+        let pooled = self.place(&ends.collect::<Vec<_>>())?;
+        let x = self.tokens.f_index_select(0, &self.place(&ids)?)?;
+        let x = x.f_add(&self.positions.f_index_select(0, &self.place(&positions)?)?)?;
+        let x = self.blocks.forward(x, &spans(sequences), &pooled)?;
+        let x = self.final_norm.forward(&x.f_to_kind(Kind::Float)?)?;
+        x.f_linear(&self.projection, None::<&Tensor>)
+    }
+
+    fn place(&self, values: &[i64]) -> Result<Tensor, TchError> {
+        Tensor::f_from_slice(values)?.f_to(self.device)
+    }
+}
+
+/// Which captions are encoded, and where their embeddings belong.
+pub(super) struct Packing<'a> {
+    /// Distinct sequences, cut at the position that is read, ascending in length.
+    pub sequences: Vec<&'a [i64]>,
+    /// The index into `sequences` of each caption.
+    pub of_caption: Vec<usize>,
+}
+
+impl<'a> Packing<'a> {
+    pub fn new(captions: &'a [Vec<i64>], pooling: Pooling) -> Self {
+        let cut: Vec<&[i64]> = captions.iter().map(|ids| cut(ids, pooling)).collect();
+        let mut sequences = cut.clone();
+        sequences.sort_unstable_by(|a, b| a.len().cmp(&b.len()).then_with(|| a.cmp(b)));
+        sequences.dedup();
+        let place: HashMap<&[i64], usize> =
+            sequences.iter().enumerate().map(|(index, &ids)| (ids, index)).collect();
+        let of_caption = cut.iter().map(|ids| place[ids]).collect();
+        Self { sequences, of_caption }
+    }
+
+    /// Runs of sequences with at most `tokens` tokens each, but at least one sequence.
+    pub fn passes(&self, tokens: usize) -> Vec<&[&'a [i64]]> {
+        let mut passes = Vec::new();
+        let mut rest = self.sequences.as_slice();
+        while !rest.is_empty() {
+            let mut total = 0;
+            let fits = rest.iter().take_while(|ids| {
+                total += ids.len();
+                total <= tokens
+            });
+            let (pass, after) = rest.split_at(fits.count().max(1));
+            passes.push(pass);
+            rest = after;
+        }
+        passes
+    }
+}
+
+/// The ids up to the position that `CLIPTextModel` reads. Where there is no end-of-text that is
+/// the first position, as `argmax` of nothing but zeros is.
+fn cut(ids: &[i64], pooling: Pooling) -> &[i64] {
+    let end = match pooling {
+        Pooling::FirstOf(end) => end,
+        Pooling::HighestId => ids.iter().copied().max().unwrap_or(0),
+    };
+    let position = ids.iter().position(|&id| id == end).unwrap_or(0);
+    &ids[..ids.len().min(position + 1)]
+}
+
+fn spans(sequences: &[&[i64]]) -> Vec<Span> {
+    let same = sequences.chunk_by(|a, b| a.len() == b.len());
+    same.map(|run| Span { sequences: run.len() as i64, len: run[0].len() as i64 }).collect()
+}

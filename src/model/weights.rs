@@ -1,0 +1,284 @@
+//! Safetensors files as named tensors, checked both ways before a byte of them is used.
+//!
+//! A model folder holds model.safetensors, or shards listed by model.safetensors.index.json.
+//! What is missing, too many, misshapen or not finite is an error that names the tensor:
+//! LibTorch's own loaders skip, broadcast or invent. Pickled weights are refused. Which tensors
+//! an architecture has is not known here.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::Error;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const PICKLED: [&str; 4] = [
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.pt",
+    "open_clip_pytorch_model.bin",
+];
+
+/// A tensor that the architecture has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    pub name: String,
+    pub shape: Vec<i64>,
+}
+
+/// The opened weights files of a model folder.
+#[derive(Debug)]
+pub struct Weights {
+    files: Vec<WeightsFile>,
+    /// Tensor name -> index into `files`.
+    tensors: BTreeMap<String, usize>,
+}
+
+#[derive(Debug)]
+struct WeightsFile {
+    path: PathBuf,
+    map: Mmap,
+    metadata: Metadata,
+    /// Where tensor data starts.
+    start: usize,
+}
+
+impl Weights {
+    /// Opens a folder's weights and reads their headers.
+    ///
+    /// # Errors
+    /// `NotFound` without weights or without a listed shard, `PickledWeights` where there is no
+    /// other kind, `ModelFile` for a damaged header or index, `Tensor` for a tensor in two files
+    /// or in another than the index says.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        if dir.join(SINGLE).exists() {
+            return Self::collect(vec![WeightsFile::open(dir.join(SINGLE))?]);
+        }
+        let index = dir.join(INDEX);
+        if index.exists() {
+            return Self::sharded(dir, &index);
+        }
+        if let Some(name) = PICKLED.iter().find(|name| dir.join(name).exists()) {
+            return Err(Error::PickledWeights { path: dir.join(name) });
+        }
+        Err(Error::NotFound {
+            what: "weights file",
+            path: dir.join(SINGLE),
+            hint: format!(", nor does {INDEX}"),
+        })
+    }
+
+    fn sharded(dir: &Path, index: &Path) -> Result<Self, Error> {
+        let listed = read_index(index)?;
+        let mut names: Vec<&String> = listed.values().collect();
+        names.sort_unstable();
+        names.dedup();
+        let files = names.into_iter().map(|name| WeightsFile::open(dir.join(name)));
+        let weights = Self::collect(files.collect::<Result<_, _>>()?)?;
+        for (tensor, &file) in &weights.tensors {
+            let file = &weights.files[file];
+            let named = listed.get(tensor).map(|name| dir.join(name));
+            if named.as_ref() != Some(&file.path) {
+                let problem = format!("is in this shard, and {INDEX} says otherwise");
+                return Err(file.problem(tensor, problem));
+            }
+        }
+        match listed.iter().find(|(tensor, _)| !weights.tensors.contains_key(*tensor)) {
+            Some((tensor, name)) => Err(Error::Tensor {
+                path: dir.join(name),
+                tensor: tensor.clone(),
+                problem: format!("is missing, and {INDEX} says that it is in this shard"),
+            }),
+            None => Ok(weights),
+        }
+    }
+
+    fn collect(files: Vec<WeightsFile>) -> Result<Self, Error> {
+        let mut tensors = BTreeMap::new();
+        for (index, file) in files.iter().enumerate() {
+            for name in file.metadata.offset_keys() {
+                if let Some(other) = tensors.insert(name.clone(), index) {
+                    let problem = format!("is in {} as well", files[other].path.display());
+                    return Err(file.problem(&name, problem));
+                }
+            }
+        }
+        Ok(Self { files, tensors })
+    }
+
+    /// Compares names and shapes with what the architecture has, both ways.
+    ///
+    /// `ignored` names buffers that old exports carry and that are computed, not learned.
+    ///
+    /// # Errors
+    /// `Tensor` naming the first that is missing, too many, misshapen or of an unusable type.
+    pub fn check(&self, expected: &[Expected], ignored: &[&str]) -> Result<(), Error> {
+        for wanted in expected {
+            let (file, info) = self.find(&wanted.name)?;
+            if info.shape.iter().map(|&side| side as i64).ne(wanted.shape.iter().copied()) {
+                let problem = format!(
+                    "has shape {:?} where config.json makes it {:?}",
+                    info.shape, wanted.shape
+                );
+                return Err(file.problem(&wanted.name, problem));
+            }
+            file.kind(&wanted.name, info)?;
+        }
+        let known = |name: &str| expected.iter().any(|wanted| wanted.name == name);
+        let extra =
+            self.tensors.iter().find(|(name, _)| !known(name) && !ignored.contains(&name.as_str()));
+        match extra {
+            Some((name, &file)) => {
+                let problem = "is not part of the model that config.json describes".into();
+                Err(self.files[file].problem(name, problem))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Copies one tensor out of the files, as f32 on the CPU.
+    ///
+    /// # Errors
+    /// `Tensor` when it is missing or holds a NaN or an infinity.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+        let (file, info) = self.find(name)?;
+        let kind = file.kind(name, info)?;
+        let shape: Vec<i64> = info.shape.iter().map(|&side| side as i64).collect();
+        let (from, to) = info.data_offsets;
+        let bytes = &file.map[file.start + from..file.start + to];
+        let load = || -> Result<(Tensor, bool), tch::TchError> {
+            let tensor = Tensor::f_from_data_size(bytes, &shape, kind)?;
+            let tensor = tensor.f_to_device_(Device::Cpu, Kind::Float, false, false)?;
+            let finite = all_finite(&tensor)?;
+            Ok((tensor, finite))
+        };
+        match load().map_err(Error::torch("read the weights"))? {
+            (tensor, true) => Ok(tensor),
+            _ => Err(file.problem(name, "holds a NaN or an infinity".into())),
+        }
+    }
+
+    /// Whether `tensor` survived a conversion to a narrower type.
+    ///
+    /// # Errors
+    /// `Tensor` naming it when a value became an infinity.
+    pub fn converted(&self, name: &str, tensor: &Tensor) -> Result<(), Error> {
+        if all_finite(tensor).map_err(Error::torch("check the weights"))? {
+            return Ok(());
+        }
+        let (file, _) = self.find(name)?;
+        let problem = "does not fit the precision: take `precision = \"f32\"` or \"bf16\"";
+        Err(file.problem(name, problem.into()))
+    }
+
+    /// A digest of the weights files, in hexadecimal: of a single file what `sha256sum` prints,
+    /// of shards the digest of `sha256sum`'s lines in the order of their names.
+    ///
+    /// # Errors
+    /// `Io` when a file cannot be read.
+    pub fn sha256(&self) -> Result<String, Error> {
+        if let [file] = self.files.as_slice() {
+            return sha256_file(&file.path);
+        }
+        let mut all = Sha256::new();
+        for file in &self.files {
+            let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+            all.update(format!("{}  {name}\n", sha256_file(&file.path)?));
+        }
+        Ok(hexadecimal(&all.finalize()))
+    }
+
+    fn find(&self, name: &str) -> Result<(&WeightsFile, &TensorInfo), Error> {
+        let file = &self.files[self.tensors.get(name).copied().unwrap_or(0)];
+        match file.metadata.info(name) {
+            Some(info) => Ok((file, info)),
+            None => Err(file.problem(name, "is missing".into())),
+        }
+    }
+}
+
+impl WeightsFile {
+    fn open(path: PathBuf) -> Result<Self, Error> {
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let hint = format!(", and {INDEX} lists it: copy the whole folder");
+                return Err(Error::NotFound { what: "weights file", path, hint });
+            }
+            other => other.map_err(Error::io("open", &path))?,
+        };
+        // SAFETY: the map is only read. A file that another process cuts short meanwhile would
+        // end this one with SIGBUS; weights are not written while they are used.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", &path))?;
+        match SafeTensors::read_metadata(&map) {
+            Ok((header, metadata)) => Ok(Self { path, map, metadata, start: 8 + header }),
+            Err(error) => {
+                let problem = format!("is not a whole safetensors file ({error}): copy it again");
+                Err(Error::ModelFile { path, problem })
+            }
+        }
+    }
+
+    fn kind(&self, name: &str, info: &TensorInfo) -> Result<Kind, Error> {
+        match info.dtype {
+            Dtype::F32 => Ok(Kind::Float),
+            Dtype::F16 => Ok(Kind::Half),
+            Dtype::BF16 => Ok(Kind::BFloat16),
+            other => Err(self.problem(name, format!("is {other:?}: use F32, F16 or BF16"))),
+        }
+    }
+
+    fn problem(&self, tensor: &str, problem: String) -> Error {
+        Error::Tensor { path: self.path.clone(), tensor: tensor.into(), problem }
+    }
+}
+
+fn all_finite(tensor: &Tensor) -> Result<bool, tch::TchError> {
+    Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
+}
+
+/// Tensor name -> shard name. A name that is a path would let an index reach outside its folder.
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let problem = |problem: String| Error::ModelFile { path: path.into(), problem };
+    let json = std::fs::read(path).map_err(Error::io("read", path))?;
+    let index: Index = serde_json::from_slice(&json)
+        .map_err(|error| problem(format!("is not an index of shards: {error}")))?;
+    if index.weight_map.is_empty() {
+        return Err(problem("lists no tensors".into()));
+    }
+    match index.weight_map.values().find(|name| Path::new(name).file_name() != Some(name.as_ref()))
+    {
+        Some(name) => Err(problem(format!("lists \"{name}\", which is no plain file name"))),
+        None => Ok(index.weight_map),
+    }
+}
+
+/// The SHA-256 of a file's bytes, in hexadecimal, as `sha256sum` prints it.
+///
+/// # Errors
+/// `Io` when the file cannot be read.
+pub fn sha256_file(path: &Path) -> Result<String, Error> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(Error::io("read", path))? {
+            0 => return Ok(hexadecimal(&digest.finalize())),
+            n => digest.update(&buffer[..n]),
+        }
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
