@@ -45,6 +45,6 @@ mod tests {
     #[test]
     fn clip_score_is_zero_below_zero_and_scaled_above() {
         assert_eq!(clip_score(-0.3), 0.0);
-        assert_eq!(clip_score(0.32), 0.8);
+        assert_eq!(clip_score(0.5), 1.25);
     }
 }

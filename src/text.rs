@@ -38,6 +38,7 @@ pub struct Tokenizer {
     context_length: usize,
     start: i64,
     end: i64,
+    files: Vec<PathBuf>,
 }
 
 impl Tokenizer {
@@ -57,11 +58,11 @@ impl Tokenizer {
         let vocabulary = Vocabulary::read(dir)?;
         let (start, end) = (vocabulary.id(START)?, vocabulary.id(END)?);
         vocabulary.check_bytes()?;
-        let path = vocabulary.path.clone();
+        let (path, files) = (vocabulary.path.clone(), vocabulary_files(dir));
         let inner = vocabulary
             .build(spec.special_tokens)
             .map_err(|error| Error::ModelFile { path, problem: error.to_string() })?;
-        Ok(Self { inner, context_length, start, end })
+        Ok(Self { inner, context_length, start, end, files })
     }
 
     /// The ids of a caption, start-of-text and end-of-text included, at most the context long.
@@ -87,6 +88,11 @@ impl Tokenizer {
         Ok((ids, CaptionInfo { tokens: words.len() as u32 + 2, truncated }))
     }
 
+    /// The files that the vocabulary and the merges were read from.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     /// One more than the highest id.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1)
@@ -98,6 +104,14 @@ fn start_of(caption: &str) -> &str {
     let most = caption.len().min(MAX_BYTES);
     let end = (0..=most).rev().find(|&end| caption.is_char_boundary(end)).unwrap_or(0);
     &caption[..end]
+}
+
+/// The files of a folder that hold its vocabulary.
+fn vocabulary_files(dir: &Path) -> Vec<PathBuf> {
+    match dir.join("tokenizer.json") {
+        whole if whole.exists() => vec![whole],
+        _ => ["vocab.json", "merges.txt"].map(|name| dir.join(name)).to_vec(),
+    }
 }
 
 /// What tokenizer.json, or vocab.json and merges.txt, say.

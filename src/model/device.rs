@@ -35,14 +35,19 @@ impl Placement {
             _ => "f32",
         }
     }
+
+    /// The device as a pipeline file writes it.
+    pub fn device_name(&self) -> String {
+        match self.device {
+            Device::Cuda(index) => format!("cuda:{index}"),
+            _ => "cpu".to_owned(),
+        }
+    }
 }
 
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.device {
-            Device::Cuda(index) => write!(f, "cuda:{index} in {}", self.precision()),
-            _ => write!(f, "cpu in {}", self.precision()),
-        }
+        write!(f, "{} in {}", self.device_name(), self.precision())
     }
 }
 
@@ -107,6 +112,11 @@ fn cuda_device(index: usize) -> Result<Device, Error> {
         Ok(n) => Err(refused(format!("this machine has {n}, counted from cuda:0"))),
         Err(problem) => Err(refused(problem.to_string())),
     }
+}
+
+/// Sets how many threads LibTorch takes for one operation on a CPU, for the calling thread's work.
+pub fn set_threads(threads: usize) {
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
 }
 
 /// Why there is no CUDA device that can be used. Displayed with the cure.

@@ -32,13 +32,3 @@ pub trait DualEncoder {
     /// Length of an embedding.
     fn embedding_dim(&self) -> usize;
 }
-
-/// How u8 pixels become what the image tower was trained on: `(x * rescale - mean) / std`,
-/// per channel in the order red, green, blue.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PixelScale {
-    /// `rescale_factor` of preprocessor_config.json, usually 1/255.
-    pub rescale: f32,
-    pub mean: [f32; 3],
-    pub std: [f32; 3],
-}

@@ -48,7 +48,7 @@ pub fn made_with(plan: &Plan) -> Result<BTreeMap<String, String>, Error> {
 /// The key-value metadata of every part: the input's own, then `clipmill.*`.
 pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
     let made_with = |key: &str| manifest.made_with.get(key).cloned();
-    let pipeline = toml::to_string(&plan.spec).expect("a pipeline that was read can be written");
+    let pipeline = effective(plan);
     let model = json!({
         "family": "clip",
         "dir": plan.spec.model.dir(),
@@ -69,4 +69,15 @@ pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
     add("preprocessing", made_with("preprocessing"));
     add("tokenizer_sha256", made_with("tokenizer sha256"));
     pairs
+}
+
+/// The effective pipeline as TOML, without the place of the output: the same job gives the same
+/// bytes wherever it writes.
+fn effective(plan: &Plan) -> String {
+    let mut pipeline = toml::Table::try_from(&plan.spec).expect("a pipeline can be written");
+    let sink = pipeline.get_mut("sink").and_then(|sink| sink.get_mut("parquet"));
+    if let Some(sink) = sink.and_then(toml::Value::as_table_mut) {
+        sink.remove("path");
+    }
+    pipeline.to_string()
 }

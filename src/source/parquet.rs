@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::io::{Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
@@ -17,7 +18,7 @@ use parquet::file::metadata::KeyValue;
 
 use super::{Part, Source};
 use crate::batch::{Position, RowBatch};
-use crate::error::Error;
+use crate::error::{Cause, Error};
 
 /// One input file, opened once to learn what it holds.
 #[derive(Debug, Clone)]
@@ -120,8 +121,20 @@ fn reader(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, Error> {
         });
     }
     let file = File::open(path).map_err(Error::io("open", path))?;
-    ParquetRecordBatchReaderBuilder::try_new(file)
-        .map_err(|error| Error::Parquet { path: path.to_owned(), source: error.into() })
+    guarded(path, || ParquetRecordBatchReaderBuilder::try_new(file))
+}
+
+/// Calls the Parquet library on a file from strangers: a panic there is an error of that file.
+fn guarded<T, E: Into<Cause>>(
+    path: &Path,
+    call: impl FnOnce() -> Result<T, E>,
+) -> Result<T, Error> {
+    let source = match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error.into(),
+        Err(_) => "the Parquet reader panicked on it: the file is damaged".into(),
+    };
+    Err(Error::Parquet { path: path.to_owned(), source })
 }
 
 /// Reads parts of Parquet files, in the order given.
@@ -201,12 +214,11 @@ impl OpenFile {
             skip -= rows;
             groups.start += 1;
         }
-        let reader = builder
+        let builder = builder
             .with_row_groups(groups.collect())
             .with_offset(skip as usize)
-            .with_batch_size(batch_size)
-            .build()
-            .map_err(|error| Error::Parquet { path: path.clone(), source: error.into() })?;
+            .with_batch_size(batch_size);
+        let reader = guarded(path, || builder.build())?;
         Ok(Self {
             input: part.input,
             path: path.clone(),
@@ -249,8 +261,7 @@ impl OpenFile {
         if let Some(pending) = self.pending.take() {
             return Ok(Some(pending));
         }
-        let next = self.reader.next().transpose();
-        next.map_err(|error| Error::Parquet { path: self.path.clone(), source: error.into() })
+        guarded(&self.path, || self.reader.next().transpose())
     }
 
     fn row_count(&self, found: u64) -> Error {

@@ -9,7 +9,7 @@ use super::block::{Blocks, Sight, Span};
 use super::layers::{LayerNorm, Linear};
 use super::loader::{Loader, torch};
 use crate::error::Error;
-use crate::model::PixelScale;
+use crate::batch::PixelScale;
 use crate::model::config::VisionConfig;
 
 /// Subtracted from pixels before the product. -128..127 is exact in bf16, as 0..255 is, and

@@ -21,8 +21,8 @@ use self::text::{Packing, TextTower};
 use super::config::{ClipConfig, TowerConfig};
 use super::device::Placement;
 use super::weights::Weights;
-use super::{DualEncoder, PixelScale};
-use crate::batch::{Captions, Embeddings, Pixels};
+use super::DualEncoder;
+use crate::batch::{Captions, Embeddings, PixelScale, Pixels};
 use crate::error::Error;
 
 /// A `CLIPModel` folder whose configuration and weights fit each other; no weights are read yet.
@@ -68,6 +68,12 @@ impl ClipFiles {
     /// Length of an embedding.
     pub fn embedding_dim(&self) -> usize {
         self.config.projection_dim as usize
+    }
+
+    /// How many numbers the weights hold.
+    pub fn n_parameters(&self) -> u64 {
+        let shapes = tensors::expected(&self.config).into_iter().map(|tensor| tensor.shape);
+        shapes.map(|shape| shape.iter().product::<i64>() as u64).sum()
     }
 
     /// See [`Weights::sha256`].
