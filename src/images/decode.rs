@@ -13,6 +13,7 @@ mod gif;
 mod jpeg;
 mod png;
 mod tiff;
+mod tiff_chunks;
 mod tiff_data;
 mod webp;
 

@@ -155,3 +155,92 @@ fn open_error(path: &str, error: &io::Error) -> RowError {
 fn unreadable(path: &str, error: &io::Error) -> RowError {
     RowError::new(RowStatus::ImageUnreadable, format!("could not read \"{path}\": {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::sync::Arc;
+
+    use arrow::array::{DictionaryArray, LargeStringArray, NullArray, StringArray, UInt8Array};
+    use arrow::datatypes::Int8Type;
+
+    use super::*;
+
+    /// A root with one of everything, beside a file that is out of bounds.
+    fn loader() -> (tempfile::TempDir, PathLoader) {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("folder")).expect("a scratch folder");
+        fs::write(dir.path().join("outside.jpg"), b"secret").expect("a file");
+        fs::write(root.join("good.jpg"), b"bytes").expect("a file");
+        fs::write(root.join("empty.jpg"), b"").expect("a file");
+        fs::write(root.join("large.jpg"), [0; 11]).expect("a file");
+        symlink("good.jpg", root.join("link.jpg")).expect("a link");
+        symlink("../outside.jpg", root.join("out.jpg")).expect("a link");
+        symlink("/nowhere/at/all", root.join("dangling.jpg")).expect("a link");
+        rustix::fs::mkfifoat(rustix::fs::CWD, root.join("fifo.jpg"), 0o600.into()).expect("a FIFO");
+        let loader = PathLoader::open(&ImagePathSpec { root }, 10).expect("the root is there");
+        (dir, loader)
+    }
+
+    #[test]
+    fn each_path_gives_its_bytes_or_its_status() {
+        let (_dir, loader) = loader();
+        let leaves = |path: &str| format!("\"{path}\" leaves the image root");
+        for (path, status, message) in [
+            ("", RowStatus::ImagePathMissing, "the image path is empty".to_owned()),
+            ("no.jpg", RowStatus::ImageMissing, "\"no.jpg\" does not exist".to_owned()),
+            ("good.jpg/x", RowStatus::ImageMissing, "\"good.jpg/x\" does not exist".to_owned()),
+            ("../outside.jpg", RowStatus::ImageRefused, leaves("../outside.jpg")),
+            ("../no.jpg", RowStatus::ImageRefused, leaves("../no.jpg")),
+            ("/etc/passwd", RowStatus::ImageRefused, leaves("/etc/passwd")),
+            ("/no/such", RowStatus::ImageRefused, leaves("/no/such")),
+            ("out.jpg", RowStatus::ImageRefused, leaves("out.jpg")),
+            ("dangling.jpg", RowStatus::ImageRefused, leaves("dangling.jpg")),
+            ("folder", RowStatus::ImageRefused, "\"folder\" is not a regular file".to_owned()),
+            ("fifo.jpg", RowStatus::ImageRefused, "\"fifo.jpg\" is not a regular file".to_owned()),
+            (
+                "empty.jpg",
+                RowStatus::ImageUndecodable,
+                "\"empty.jpg\": the file is empty".to_owned(),
+            ),
+            (
+                "large.jpg",
+                RowStatus::ImageTooLarge,
+                "\"large.jpg\" has more than 10 bytes (max_bytes)".to_owned(),
+            ),
+        ] {
+            let column: ArrayRef = Arc::new(StringArray::from(vec![path]));
+            let column = loader.bind(&column).expect("strings");
+            let error = loader.load(&column, 0).expect_err(path);
+            assert_eq!((error.status, error.message), (status, message));
+        }
+    }
+
+    #[test]
+    fn every_kind_of_string_column_is_read() {
+        let (_dir, loader) = loader();
+        let columns: [ArrayRef; 3] = [
+            Arc::new(StringArray::from(vec![Some("good.jpg"), None])),
+            Arc::new(LargeStringArray::from(vec![Some("folder/../link.jpg"), None])),
+            Arc::new(DictionaryArray::<Int8Type>::from_iter([Some("link.jpg"), None])),
+        ];
+        for column in columns {
+            let column = loader.bind(&column).expect("strings");
+            assert_eq!(loader.load(&column, 0).expect("it is there"), b"bytes");
+            let error = loader.load(&column, 1).expect_err("null");
+            assert_eq!(error.status, RowStatus::ImagePathMissing);
+        }
+        let nulls = loader.bind(&(Arc::new(NullArray::new(1)) as ArrayRef)).expect("nulls");
+        assert!(loader.load(&nulls, 0).is_err());
+        let numbers: ArrayRef = Arc::new(UInt8Array::from(vec![1]));
+        assert!(loader.bind(&numbers).is_err());
+    }
+
+    #[test]
+    fn a_root_that_is_not_there_is_bad_usage() {
+        let spec = ImagePathSpec { root: "/no/such/root".into() };
+        assert_eq!(PathLoader::open(&spec, 10).expect_err("no root").exit_code(), 2);
+    }
+}

@@ -3,19 +3,18 @@
 //! `CLIPImageProcessor`: RGB on white, resize (shortest side, or squash), centre crop. Scaling
 //! to floats and normalising are read and described here and done on the device.
 
+mod config;
+
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use self::config::Config;
 use super::decode;
 use super::resize::{Filter, Resize, Rgb, Size};
 use crate::batch::{ImageInfo, PixelScale};
 use crate::error::{Error, RowError};
 use crate::spec::PreprocessSpec;
-
-/// OpenAI's, which are transformers' defaults for CLIP.
-const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Turns encoded images into the pixels that one model expects.
 #[derive(Debug, Clone)]
@@ -84,7 +83,10 @@ impl Preprocess {
             false => None,
         };
         let normalise = match config.flag("do_normalize", true)? {
-            true => Some((config.triple("image_mean", MEAN)?, config.triple("image_std", STD)?)),
+            true => Some((
+                config.triple("image_mean", config::MEAN)?,
+                config.triple("image_std", config::STD)?,
+            )),
             false => None,
         };
         Ok(Self { resize, filter, output, rescale, normalise, spec: spec.clone() })
@@ -191,103 +193,4 @@ fn crop(size: usize, wanted: usize) -> (std::ops::Range<usize>, usize) {
         Some(surplus) => (surplus / 2..surplus / 2 + wanted, 0),
         None => (0..size, (wanted - size).div_ceil(2)),
     }
-}
-
-/// The JSON file, read key by key. Problems name the key.
-struct Config(Map<String, Value>);
-
-impl Config {
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.0.get(key).filter(|value| !value.is_null())
-    }
-
-    /// Refuses another family's processor, whose defaults differ, and steps not done here.
-    fn check_kind(&self) -> Result<(), String> {
-        let kinds = ["image_processor_type", "feature_extractor_type"];
-        if let Some((key, kind)) = kinds.iter().find_map(|key| Some((key, self.get(key)?))) {
-            let kind = kind.as_str().unwrap_or_default();
-            if !kind.starts_with("CLIPImageProcessor") && kind != "CLIPFeatureExtractor" {
-                return Err(format!("\"{key}\" is \"{kind}\": clipmill reads CLIPImageProcessor"));
-            }
-        }
-        if !self.flag("do_convert_rgb", true)? {
-            return Err("\"do_convert_rgb\" is false: the model would get gray images".to_owned());
-        }
-        if self.flag("do_pad", false)? {
-            return Err("\"do_pad\" is true, which clipmill does not do".to_owned());
-        }
-        Ok(())
-    }
-
-    fn flag(&self, key: &str, default: bool) -> Result<bool, String> {
-        let wrong = |value| format!("\"{key}\" is {value}: use true or false");
-        self.get(key).map_or(Ok(default), |value| value.as_bool().ok_or_else(|| wrong(value)))
-    }
-
-    fn count(&self, key: &str, default: u64) -> Result<u64, String> {
-        let wrong = |value| format!("\"{key}\" is {value}: use a whole number");
-        self.get(key).map_or(Ok(default), |value| value.as_u64().ok_or_else(|| wrong(value)))
-    }
-
-    fn number(&self, key: &str, default: f64) -> Result<f64, String> {
-        let wrong = |value| format!("\"{key}\" is {value}: use a number");
-        self.get(key).map_or(Ok(default), |value| value.as_f64().ok_or_else(|| wrong(value)))
-    }
-
-    fn triple(&self, key: &str, default: [f32; 3]) -> Result<[f32; 3], String> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        let numbers: Option<Vec<f64>> =
-            value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
-        match numbers.as_deref() {
-            Some(&[r, g, b]) => Ok([r as f32, g as f32, b as f32]),
-            _ => Err(format!("\"{key}\" is {value}: use three numbers")),
-        }
-    }
-
-    /// `size`: a number is the shortest side.
-    fn target(&self) -> Result<Target, String> {
-        match self.sides("size")? {
-            Sides::Default => Ok(Target::ShortestSide(224)),
-            Sides::One(side) => Ok(Target::ShortestSide(side)),
-            Sides::Two(size) => Ok(Target::Squash(size)),
-        }
-    }
-
-    /// `crop_size`: a number is a square.
-    fn crop(&self) -> Result<Size, String> {
-        match self.sides("crop_size")? {
-            Sides::Default => Ok(Size { width: 224, height: 224 }),
-            Sides::One(side) => Ok(Size { width: side, height: side }),
-            Sides::Two(size) => Ok(size),
-        }
-    }
-
-    fn sides(&self, key: &str) -> Result<Sides, String> {
-        let Some(value) = self.get(key) else { return Ok(Sides::Default) };
-        let wrong = || {
-            format!(
-                "\"{key}\" is {value}: use a number, {{\"shortest_edge\"}} or {{\"height\", \"width\"}}"
-            )
-        };
-        let side = |value: &Value| match value.as_u64() {
-            // Larger than any model, and small enough that a batch of it can be counted in bytes.
-            Some(side @ 1..=16_384) => Ok(side as usize),
-            _ => Err(wrong()),
-        };
-        let Some(sides) = value.as_object() else { return Ok(Sides::One(side(value)?)) };
-        match (sides.len(), sides.get("shortest_edge"), sides.get("height"), sides.get("width")) {
-            (1, Some(edge), ..) if key == "size" => Ok(Sides::One(side(edge)?)),
-            (2, None, Some(h), Some(w)) => {
-                Ok(Sides::Two(Size { height: side(h)?, width: side(w)? }))
-            }
-            _ => Err(wrong()),
-        }
-    }
-}
-
-/// What `size` or `crop_size` says.
-enum Sides {
-    Default,
-    One(usize),
-    Two(Size),
 }

@@ -14,6 +14,7 @@ mod vertical;
 use std::ops::Range;
 use std::slice::ChunksMut;
 
+use horizontal::BLOCK;
 use taps::Taps;
 
 /// Decoded pixels: u8 RGB, row-major, `height * width * 3` bytes.
@@ -101,24 +102,27 @@ impl Resize {
     }
 
     fn across_then_down(&self, image: &Rgb, [across, down]: [&Taps; 2], lines: ChunksMut<'_, u8>) {
-        // The vertical pass reads rows in order, so a ring of as many as one output row needs
-        // is enough: it stays in the cache, and is bounded whatever the image's height.
+        // The vertical pass reads rows in order, so a ring of as many as one output row needs,
+        // and those of a block that come early, is enough: it stays in the cache, and is
+        // bounded whatever the image's height.
         let row_bytes = self.columns.len() * 3;
-        let ring_rows = down.longest();
+        let stride = image.width * 3;
+        let ring_rows = (down.longest() + BLOCK).next_multiple_of(BLOCK);
         let mut ring = vec![0u8; ring_rows * row_bytes];
         let mut offsets = Vec::with_capacity(ring_rows);
-        let mut next = 0;
+        let Range { start: mut next, end } = down.span();
+        let base = next;
+        let slot = |row: usize| (row - base) % ring_rows * row_bytes;
         for (y, line) in lines.take(self.rows.len()).enumerate() {
             let (start, weights) = down.at(y);
-            next = next.max(start);
             while next < start + weights.len() {
-                let slot = next % ring_rows * row_bytes;
-                let source = &image.data[next * image.width * 3..];
-                horizontal::row(source, across, &mut ring[slot..slot + row_bytes], self.vector);
-                next += 1;
+                let n = BLOCK.min(end - next);
+                let block = &mut ring[slot(next)..][..n * row_bytes];
+                horizontal::rows(&image.data[next * stride..], stride, across, block, self.vector);
+                next += n;
             }
             offsets.clear();
-            offsets.extend((start..next).map(|row| row % ring_rows * row_bytes));
+            offsets.extend((start..start + weights.len()).map(slot));
             let rows = vertical::Rows { data: &ring, row_bytes, offsets: &offsets };
             vertical::row(&rows, weights, &mut line[..row_bytes], self.vector);
         }
@@ -138,7 +142,8 @@ impl Resize {
             let rows =
                 vertical::Rows { data: &image.data, row_bytes: bytes.len(), offsets: &offsets };
             vertical::row(&rows, weights, &mut reduced[bytes.clone()], self.vector);
-            horizontal::row(&reduced, across, &mut line[..self.columns.len() * 3], self.vector);
+            let line = &mut line[..self.columns.len() * 3];
+            horizontal::rows(&reduced, 0, across, line, self.vector);
         }
     }
 

@@ -53,6 +53,11 @@ def jpegs():
     yield "jpeg-no-end", whole[:-2]
     yield "jpeg-stray-bytes", whole[:-2] + b"\1\2\3\4" + whole[-2:]
     yield "jpeg-tail", whole + b"trailing bytes \xff\xd8\xff"
+    quantisation = whole.index(b"\xff\xdb")
+    yield "jpeg-stray-early", whole[:quantisation] + b"\0\1\2" + whole[quantisation:]
+    piece = b"ICC_PROFILE\0\3\2" + b"x" * 40
+    icc = b"\xff\xe2" + struct.pack(">H", len(piece) + 2) + piece
+    yield "jpeg-icc-in-pieces", whole[:quantisation] + icc + whole[quantisation:]
     yield "jpeg-icc", save(image((40, 30)), "JPEG", icc_profile=b"no profile at all" * 9)
 
 

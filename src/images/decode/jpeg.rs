@@ -24,8 +24,13 @@ const MAX_SCANS: u32 = 500;
 /// The image and its EXIF orientation (1 unless the pipeline applies it).
 pub fn decode(bytes: &[u8], gate: &mut Gate<'_>) -> Result<(Rgb, u32), RowError> {
     let markers = Markers::read(bytes);
-    let (rgb, _) =
-        pixels(bytes, &markers, |width, height| gate.admit(width, height, ImageFormat::Jpeg))?;
+    let mut read = |bytes: &[u8]| {
+        pixels(bytes, &markers, |width, height| gate.admit(width, height, ImageFormat::Jpeg))
+    };
+    let (rgb, _) = read(bytes).or_else(|error| match markers.tidied(bytes, &error.message) {
+        Some(tidied) => read(&tidied).map_err(|_| error),
+        None => Err(error),
+    })?;
     let orientation = match gate.applies_exif() {
         true => exif::orientation(markers.exif.as_deref(), markers.xmp),
         false => 1,

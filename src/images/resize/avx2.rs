@@ -6,11 +6,10 @@
 
 use std::arch::x86_64::*;
 
-use super::horizontal;
-use super::taps::{PRECISION_BITS, ROUND, Taps};
+use super::horizontal::BLOCK;
+use super::taps::{PRECISION_BITS, ROUND, SPLIT, Taps};
 use super::vertical::Rows;
 
-const SPLIT: i32 = 12;
 const LOW: i32 = (1 << SPLIT) - 1;
 
 /// Whether this machine has AVX2. The answer is cached by the standard library.
@@ -18,11 +17,17 @@ pub fn available() -> bool {
     is_x86_feature_detected!("avx2")
 }
 
-/// As `horizontal::scalar` from column 0. Needs `available()`.
-pub fn horizontal(source: &[u8], taps: &Taps, out: &mut [u8]) {
-    // SAFETY: `horizontal::row` calls this only where `available()`.
-    let done = unsafe { horizontal_avx2(source, taps, out) };
-    horizontal::scalar(source, taps, out, done);
+/// Returns how many columns of the rows are done; the caller does the rest. Needs `available()`.
+pub fn horizontal(source: &[u8], stride: usize, taps: &Taps, out: &mut [u8]) -> usize {
+    // SAFETY: `horizontal::rows` calls this only where `available()`.
+    unsafe {
+        match out.len() / (taps.len() * 3) {
+            1 => horizontal_avx2::<1>(source, stride, taps, out),
+            2 => horizontal_avx2::<2>(source, stride, taps, out),
+            3 => horizontal_avx2::<3>(source, stride, taps, out),
+            _ => horizontal_avx2::<BLOCK>(source, stride, taps, out),
+        }
+    }
 }
 
 /// Returns how many bytes of `out` are done; the caller does the rest. Needs `available()`.
@@ -31,67 +36,87 @@ pub fn vertical(rows: &Rows<'_>, weights: &[i32], out: &mut [u8]) -> usize {
     unsafe { vertical_avx2(rows, weights, out) }
 }
 
-/// Returns the first column that would read past the end of `source`.
+/// `N` rows. Stops at the first column that would read past the end of `source`.
 #[target_feature(enable = "avx2")]
-fn horizontal_avx2(source: &[u8], taps: &Taps, out: &mut [u8]) -> usize {
+fn horizontal_avx2<const N: usize>(
+    source: &[u8],
+    stride: usize,
+    taps: &Taps,
+    out: &mut [u8],
+) -> usize {
     // Four RGB pixels become u16 pairs: lane 0 has pixels 0 and 1, lane 1 pixels 2 and 3,
     // each as r r g g b b 0 0.
     let pairs = _mm256_setr_epi8(
         0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, //
         6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1,
     );
-    let spread = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
-    for (slot, pixel) in out.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-        let (start, weights) = taps.padded(slot);
-        let Some(pixels) = source.get(start * 3..start * 3 + weights.len() * 3 + 4) else {
+    let upper = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+    let lower = _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3);
+    for slot in 0..taps.len() {
+        let (start, weights) = taps.split(slot);
+        // Sixteen bytes are read for four pixels, which have twelve.
+        let window = weights.len() * 12 + 4;
+        let Some(pixels) = source.get(start * 3..start * 3 + (N - 1) * stride + window) else {
             return slot;
         };
-        let mut high = _mm256_setzero_si256();
-        let mut low = _mm256_setzero_si256();
-        for (four, weights) in weights.as_chunks::<4>().0.iter().enumerate() {
-            let bytes: &[u8; 16] = pixels[four * 12..][..16].try_into().expect("16 bytes");
-            // SAFETY: both references cover the 16 bytes that are read, at any alignment.
-            let (bytes, weights) = unsafe {
-                (_mm_loadu_si128(bytes.as_ptr().cast()), _mm_loadu_si128(weights.as_ptr().cast()))
-            };
-            let values = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), pairs);
-            let weights_high = _mm_srai_epi32::<SPLIT>(weights);
-            let weights_low = _mm_and_si128(weights, _mm_set1_epi32(LOW));
-            // Four highs and four lows, as i16: h0 h1 h2 h3 l0 l1 l2 l3.
-            let packed = _mm256_castsi128_si256(_mm_packs_epi32(weights_high, weights_low));
-            let weights_high = _mm256_permutevar8x32_epi32(packed, spread);
-            let two = _mm256_set1_epi32(2);
-            let weights_low = _mm256_permutevar8x32_epi32(packed, _mm256_add_epi32(spread, two));
-            high = _mm256_add_epi32(high, _mm256_madd_epi16(values, weights_high));
-            low = _mm256_add_epi32(low, _mm256_madd_epi16(values, weights_low));
+        let mut sums = [(_mm256_setzero_si256(), _mm256_setzero_si256()); N];
+        for (four, weights) in weights.iter().enumerate() {
+            // SAFETY: the reference covers the 16 bytes that are read, at any alignment.
+            let weights = unsafe { _mm_loadu_si128(weights.as_ptr().cast()) };
+            let weights = _mm256_castsi128_si256(weights);
+            let weights_high = _mm256_permutevar8x32_epi32(weights, upper);
+            let weights_low = _mm256_permutevar8x32_epi32(weights, lower);
+            for (row, (high, low)) in sums.iter_mut().enumerate() {
+                // SAFETY: `four * 12 + 16 <= window`, so the read ends within `pixels`.
+                let bytes = unsafe {
+                    _mm_loadu_si128(pixels.as_ptr().add(row * stride + four * 12).cast())
+                };
+                let values = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), pairs);
+                *high = _mm256_add_epi32(*high, _mm256_madd_epi16(values, weights_high));
+                *low = _mm256_add_epi32(*low, _mm256_madd_epi16(values, weights_low));
+            }
         }
-        let sums = _mm256_add_epi32(_mm256_slli_epi32::<SPLIT>(high), low);
-        let halves = (_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-        let sum = _mm_add_epi32(_mm_add_epi32(halves.0, halves.1), _mm_set1_epi32(ROUND));
-        let sum = _mm_srai_epi32::<{ PRECISION_BITS as i32 }>(sum);
-        let words = _mm_packus_epi32(sum, sum);
-        let rgb = _mm_cvtsi128_si32(_mm_packus_epi16(words, words)).to_le_bytes();
-        *pixel = [rgb[0], rgb[1], rgb[2]];
+        for (row, (high, low)) in sums.into_iter().enumerate() {
+            let at = (row * taps.len() + slot) * 3;
+            out[at..at + 3].copy_from_slice(&to_rgb(high, low));
+        }
     }
     taps.len()
+}
+
+/// Joins the sums of the upper and lower parts and of the two lanes, rounds and clips.
+#[target_feature(enable = "avx2")]
+fn to_rgb(high: __m256i, low: __m256i) -> [u8; 3] {
+    let sums = _mm256_add_epi32(_mm256_slli_epi32::<SPLIT>(high), low);
+    let lanes = (_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+    let sum = _mm_add_epi32(_mm_add_epi32(lanes.0, lanes.1), _mm_set1_epi32(ROUND));
+    let sum = _mm_srai_epi32::<{ PRECISION_BITS as i32 }>(sum);
+    let words = _mm_packus_epi32(sum, sum);
+    let [r, g, b, _] = _mm_cvtsi128_si32(_mm_packus_epi16(words, words)).to_le_bytes();
+    [r, g, b]
 }
 
 /// Sixteen bytes of a row at a time, two source rows at a time.
 #[target_feature(enable = "avx2")]
 fn vertical_avx2(rows: &Rows<'_>, weights: &[i32], out: &mut [u8]) -> usize {
     let zero = _mm256_setzero_si256();
+    // The two rows of a pair and their weights. An odd last row goes with itself at zero.
+    let split = |weights: &[i32]| {
+        let (first, second) = (weights[0], weights.get(1).copied().unwrap_or(0));
+        (pair_of(first >> SPLIT, second >> SPLIT), pair_of(first & LOW, second & LOW))
+    };
+    let pairs = weights.chunks(2).enumerate().map(|(pair, weights)| {
+        let first = pair * 2;
+        let second = first + weights.len() - 1;
+        (rows.at(first), rows.at(second), split(weights))
+    });
+    let pairs: Vec<_> = pairs.collect();
     for (block, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let mut high = [zero; 2];
         let mut low = [zero; 2];
-        for (pair, weights) in weights.chunks(2).enumerate() {
-            let first = load16(&rows.at(pair * 2)[block * 16..]);
-            // An odd last row is paired with itself at weight zero.
-            let (second, weight) = match weights {
-                [_, weight] => (load16(&rows.at(pair * 2 + 1)[block * 16..]), *weight),
-                _ => (first, 0),
-            };
-            let weights_high = pair_of(weights[0] >> SPLIT, weight >> SPLIT);
-            let weights_low = pair_of(weights[0] & LOW, weight & LOW);
+        for &(first, second, (weights_high, weights_low)) in &pairs {
+            let first = load16(&first[block * 16..]);
+            let second = load16(&second[block * 16..]);
             let halves =
                 [_mm256_unpacklo_epi16(first, second), _mm256_unpackhi_epi16(first, second)];
             for half in 0..2 {

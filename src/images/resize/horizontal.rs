@@ -4,18 +4,26 @@
 
 use super::taps::{PRECISION_BITS, ROUND, Taps};
 
-/// Resamples the row that starts at `source` to `out`, u8 RGB, `taps.len() * 3` bytes.
-pub fn row(source: &[u8], taps: &Taps, out: &mut [u8], vector: bool) {
+/// How many rows go best together: they share the work on the weights.
+pub const BLOCK: usize = 4;
+
+/// Resamples rows, up to `BLOCK` of them: the first starts at `source`, the next `stride` bytes
+/// later. `out` takes them one after the other, u8 RGB, `taps.len() * 3` bytes each.
+pub fn rows(source: &[u8], stride: usize, taps: &Taps, out: &mut [u8], vector: bool) {
+    let row_bytes = taps.len() * 3;
+    let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if vector && super::avx2::available() {
-        return super::avx2::horizontal(source, taps, out);
+        done = super::avx2::horizontal(source, stride, taps, out);
     }
     let _ = vector;
-    scalar(source, taps, out, 0);
+    for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
+        scalar(&source[row * stride..], taps, out, done);
+    }
 }
 
 /// The columns from `first` on. `source` starts at the row.
-pub fn scalar(source: &[u8], taps: &Taps, out: &mut [u8], first: usize) {
+fn scalar(source: &[u8], taps: &Taps, out: &mut [u8], first: usize) {
     let pixels = out.as_chunks_mut::<3>().0.iter_mut().enumerate().skip(first);
     for (slot, pixel) in pixels {
         let (start, weights) = taps.at(slot);

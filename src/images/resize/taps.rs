@@ -11,6 +11,9 @@ use super::Filter;
 /// Fractional bits of a weight: 8 bits of result, 2 for overshoot, the rest of an i32.
 pub const PRECISION_BITS: u32 = 32 - 8 - 2;
 
+/// Bits of the lower part of a split weight.
+pub const SPLIT: i32 = 12;
+
 /// Half of the last place, so that the shift rounds.
 pub const ROUND: i32 = 1 << (PRECISION_BITS - 1);
 
@@ -22,6 +25,8 @@ pub struct Taps {
     lens: Vec<usize>,
     /// `stride` weights an output, those past its length zero.
     weights: Vec<i32>,
+    /// What `split` gives, for every four weights.
+    split: Vec<[i16; 8]>,
     stride: usize,
 }
 
@@ -32,13 +37,14 @@ impl Taps {
         let filter_scale = scale.max(1.0);
         let support = radius(filter) * filter_scale;
         let inverse = 1.0 / filter_scale;
-        // A multiple of four, so that vector code can read weights past the last.
+        // A multiple of four, because they are split by fours.
         let stride = (support.ceil() as usize * 2 + 1).min(from).next_multiple_of(4);
         let n = window.len();
         let mut taps = Self {
             starts: Vec::with_capacity(n),
             lens: Vec::with_capacity(n),
             weights: vec![0; n * stride],
+            split: Vec::new(),
             stride,
         };
         let mut exact = vec![0.0; stride];
@@ -61,6 +67,7 @@ impl Taps {
             taps.starts.push(start);
             taps.lens.push(end - start);
         }
+        taps.split = taps.weights.as_chunks::<4>().0.iter().map(split_four).collect();
         taps
     }
 
@@ -69,10 +76,11 @@ impl Taps {
         (self.starts[slot], &self.weights[slot * self.stride..][..self.lens[slot]])
     }
 
-    /// As `at`, with zero weights after the last up to a multiple of four.
-    pub fn padded(&self, slot: usize) -> (usize, &[i32]) {
-        let len = self.lens[slot].next_multiple_of(4);
-        (self.starts[slot], &self.weights[slot * self.stride..][..len])
+    /// As `at`, each four weights split for 16-bit multiplication: the four upper parts, then
+    /// the four lower ones; a weight is `upper * 2^SPLIT + lower`. Weights of zero fill up.
+    pub fn split(&self, slot: usize) -> (usize, &[[i16; 8]]) {
+        let fours = self.lens[slot].div_ceil(4);
+        (self.starts[slot], &self.split[slot * self.stride / 4..][..fours])
     }
 
     /// Outputs in the window.
@@ -91,6 +99,13 @@ impl Taps {
     pub fn longest(&self) -> usize {
         self.lens.iter().copied().max().unwrap_or(0)
     }
+}
+
+fn split_four(weights: &[i32; 4]) -> [i16; 8] {
+    std::array::from_fn(|index| match index {
+        0..4 => (weights[index] >> SPLIT) as i16,
+        _ => (weights[index - 4] & ((1 << SPLIT) - 1)) as i16,
+    })
 }
 
 fn fixed(weight: f64) -> i32 {
