@@ -21,7 +21,7 @@ const BF16: Placement = Placement { device: Device::Cpu, kind: Kind::BFloat16 };
 const SCALE: PixelScale = PixelScale {
     rescale: 1.0 / 255.0,
     mean: [0.48145466, 0.4578275, 0.40821073],
-    std: [0.26862954, 0.26130258, 0.27577711],
+    std: [0.26862954_f64 as f32, 0.26130258_f64 as f32, 0.27577711_f64 as f32],
 };
 
 const SMALL: [&str; 7] = ["quick_gelu", "gelu", "legacy_eos", "sharded", "f16", "bf16", "odd"];
