@@ -12,7 +12,7 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use half::f16;
 
-use crate::batch::{EncodedBatch, Embeddings};
+use crate::batch::{Embeddings, EncodedBatch};
 use crate::score;
 use crate::spec::{ColumnSpec, EmbeddingType};
 
@@ -196,8 +196,16 @@ mod tests {
         EncodedBatch {
             position: Position { part: 0, offset: 0, last: true },
             rows: rows.expect("a batch of no columns"),
-            image_embeddings: Embeddings { data: vec![1.0, 0.0, 0.0, 1.0], dim: 2, rows: vec![0, 1] },
-            text_embeddings: Embeddings { data: vec![0.6, 0.8, 1.0, 0.0], dim: 2, rows: vec![0, 2] },
+            image_embeddings: Embeddings {
+                data: vec![1.0, 0.0, 0.0, 1.0],
+                dim: 2,
+                rows: vec![0, 1],
+            },
+            text_embeddings: Embeddings {
+                data: vec![0.6, 0.8, 1.0, 0.0],
+                dim: 2,
+                rows: vec![0, 2],
+            },
             image_info: vec![None; 4],
             caption_info: vec![None; 4],
             image_errors: vec![

@@ -65,8 +65,11 @@ mod tests {
 
     #[test]
     fn rows_that_are_not_finite_lose_their_slot_and_get_a_status() {
-        let embeddings =
-            Embeddings { data: vec![1.0, 0.0, f32::NAN, 0.0, 0.0, 1.0], dim: 2, rows: vec![0, 2, 3] };
+        let embeddings = Embeddings {
+            data: vec![1.0, 0.0, f32::NAN, 0.0, 0.0, 1.0],
+            dim: 2,
+            rows: vec![0, 2, 3],
+        };
         let mut errors = vec![None; 4];
         let kept = reject_non_finite(embeddings, &mut errors, "image");
         assert_eq!(kept.rows, [0, 3]);

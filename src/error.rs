@@ -139,7 +139,11 @@ pub enum Error {
 
     /// The system refused a thread.
     #[error("could not start the {stage} stage's threads")]
-    Thread { stage: &'static str, #[source] source: io::Error },
+    Thread {
+        stage: &'static str,
+        #[source]
+        source: io::Error,
+    },
 
     /// Ctrl-C, or a termination signal.
     #[error("interrupted: {complete} of {parts} parts are complete in {}", output.display())]

@@ -3,7 +3,6 @@
 //! It decides nothing about images or text itself: `images` and `text` do, row by row. A row that
 //! fails leaves an error at its index and takes no place among the pixels or the ids.
 
-
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;

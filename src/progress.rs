@@ -118,7 +118,8 @@ impl Progress {
         let view = if quiet {
             View::Quiet
         } else if std::io::stderr().is_terminal() {
-            let template = "{bar:24} {human_pos} of {human_len} rows · {per_sec} · {eta} left · {msg}";
+            let template =
+                "{bar:24} {human_pos} of {human_len} rows · {per_sec} · {eta} left · {msg}";
             let style = ProgressStyle::with_template(template).expect("the template is fixed");
             let bar = ProgressBar::new(total).with_style(style.progress_chars("━╸ "));
             bar.enable_steady_tick(Duration::from_millis(200));
@@ -135,7 +136,11 @@ impl Progress {
             View::Quiet => {}
             View::Bar(bar) => {
                 bar.set_position(meter.rows());
-                bar.set_message(format!("{} failed · {}", HumanCount(meter.failed()), meter.load()));
+                bar.set_message(format!(
+                    "{} failed · {}",
+                    HumanCount(meter.failed()),
+                    meter.load()
+                ));
             }
             View::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();

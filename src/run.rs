@@ -86,8 +86,9 @@ pub fn run(
     let (m, s) = shared();
     let reader = spawn("read", move || read_stage(source, &row_tx, &m, &s))?;
     let (m, s) = shared();
-    let preparer =
-        spawn("prepare", move || prepare_stage(&prepare, threads, (&row_rx, &prepared_tx), &m, &s))?;
+    let preparer = spawn("prepare", move || {
+        prepare_stage(&prepare, threads, (&row_rx, &prepared_tx), &m, &s)
+    })?;
     let (m, s) = shared();
     let encoder =
         spawn("encode", move || encode_stage(load_model, &prepared_rx, &encoded_tx, (&m, &s)))?;
@@ -162,7 +163,10 @@ fn prepare_stage(
         .num_threads(threads)
         .thread_name(|index| format!("prepare-{index}"))
         .build()
-        .map_err(|error| Error::Thread { stage: "prepare", source: std::io::Error::other(error) })?;
+        .map_err(|error| Error::Thread {
+            stage: "prepare",
+            source: std::io::Error::other(error),
+        })?;
     for batch in rows {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -268,7 +272,11 @@ impl Writer {
             self.open.take().expect("only called with an open part");
         let path = &self.output.inputs[part.input];
         if rows_in != part.rows {
-            return Err(Error::RowCount { path: path.clone(), expected: part.rows, found: rows_in });
+            return Err(Error::RowCount {
+                path: path.clone(),
+                expected: part.rows,
+                found: rows_in,
+            });
         }
         let published = self.sink.publish()?;
         let record =
@@ -325,5 +333,9 @@ pub fn count_statuses(manifest: &Manifest) -> Vec<(RowStatus, u64)> {
         let parts = manifest.parts.values();
         parts.filter_map(|part| part.statuses.get(status.as_str())).sum()
     };
-    RowStatus::ALL.map(|status| (status, count(status))).into_iter().filter(|(_, n)| *n > 0).collect()
+    RowStatus::ALL
+        .map(|status| (status, count(status)))
+        .into_iter()
+        .filter(|(_, n)| *n > 0)
+        .collect()
 }

@@ -23,7 +23,8 @@ fn run(args: &[&str]) -> Ran {
 
 /// Writes a table of `id`, `image_path` and `caption`.
 fn write_table(path: &Path, rows: &[(Option<&str>, Option<&str>)]) {
-    let fields = [("id", DataType::Int32), ("image_path", DataType::Utf8), ("caption", DataType::Utf8)];
+    let fields =
+        [("id", DataType::Int32), ("image_path", DataType::Utf8), ("caption", DataType::Utf8)];
     let fields: Vec<_> = fields.map(|(name, of)| Field::new(name, of, true)).to_vec();
     let ids = Int32Array::from_iter_values(0..rows.len() as i32);
     let images = StringArray::from_iter(rows.iter().map(|row| row.0));
@@ -106,11 +107,12 @@ fn every_bad_input_is_named_with_its_exit_code() {
         input("empty folder", "empty", 2, &["empty", "no Parquet files"]),
         input("empty glob", "empty/*.parquet", 2, &["empty/*.parquet", "no Parquet files"]),
         input("columns differ", "mixed", 2, &["a.parquet", "b.parquet", "\"id\" Utf8", "Int32"]),
-        set("wrong column", "source.parquet.image=image_pth", 2, &[
-            "captions.parquet",
-            "no column \"image_pth\"",
-            "did you mean \"image_path\"?",
-        ]),
+        set(
+            "wrong column",
+            "source.parquet.image=image_pth",
+            2,
+            &["captions.parquet", "no column \"image_pth\"", "did you mean \"image_path\"?"],
+        ),
         set("no image column", "source.parquet.image=zzz", 2, &["it has id, image_path, caption"]),
         set("unknown key", "sink.parquet.rows=5", 2, &["sink.parquet.rows=5", "unknown field"]),
         set("wrong value", "model.clip.precision=f8", 2, &["precision=f8", "unknown variant"]),
@@ -254,7 +256,8 @@ fn bad_rows_are_kept_with_their_status() {
         assert_eq!(message.is_none(), *wanted == "ok", "{image:?} {caption:?}");
     }
     // Whether a forbidden target exists must not be learned from the message.
-    let without_name = |index: usize, name: &str| found[index].1.clone().map(|m| m.replace(name, ""));
+    let without_name =
+        |index: usize, name: &str| found[index].1.clone().map(|m| m.replace(name, ""));
     assert_eq!(without_name(7, "outside"), without_name(8, "nothing"));
     assert!(found[18].1.as_ref().is_some_and(|both| both.contains("; ")), "{:?}", found[18]);
 }

@@ -43,6 +43,7 @@ fn plan_tells_where_each_value_came_from() {
     assert_eq!(origin("source.parquet.limit").as_deref(), Some("command_line"));
     assert_eq!(origin("source.parquet.image").as_deref(), Some("file"));
     assert_eq!(origin("preprocess.max_pixels").as_deref(), Some("default"));
-    let rows: Vec<_> = plan["parts"].as_array().expect("parts").iter().map(|p| &p["rows"]).collect();
+    let rows: Vec<_> =
+        plan["parts"].as_array().expect("parts").iter().map(|p| &p["rows"]).collect();
     assert_eq!(rows, [8, 8, 4]);
 }

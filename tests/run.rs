@@ -111,8 +111,7 @@ fn odd_tables_come_back_unchanged() {
         return;
     }
     // 50 divides neither 16 nor a file's rows nor a row group's: every boundary is crossed.
-    let sets =
-        ["model.clip.precision=f32", "sink.parquet.rows_per_part=50", "run.batch_size=16"];
+    let sets = ["model.clip.precision=f32", "sink.parquet.rows_per_part=50", "run.batch_size=16"];
     for (name, n_parts) in [("typed", 6), ("views", 6), ("many", 6), ("empty", 1)] {
         let file = tables.join(format!("{name}.parquet"));
         let input = if file.exists() { file } else { tables.join(name) };

@@ -7,10 +7,10 @@ mod common;
 
 use std::path::Path;
 
-use clipmill::batch::{Captions, Embeddings, Pixels};
+use clipmill::batch::{Captions, Embeddings, PixelScale, Pixels};
+use clipmill::model::DualEncoder;
 use clipmill::model::clip::Clip;
 use clipmill::model::device::{self, Placement};
-use clipmill::model::{DualEncoder, PixelScale};
 use clipmill::spec::{DeviceSpec, PrecisionSpec};
 use serde::Deserialize;
 use tch::{Device, Kind};

@@ -8,8 +8,8 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use clipmill::batch::PixelScale;
 use clipmill::error::Error;
-use clipmill::model::PixelScale;
 use clipmill::model::clip::{Clip, ClipFiles};
 use clipmill::model::config::{Activation, ClipConfig, Pooling};
 use clipmill::model::device::Placement;

@@ -143,8 +143,8 @@ fn cells(sample: &DataFrame) -> Vec<Vec<String>> {
 fn provenance(path: &Path) -> Result<Vec<(String, String)>, Error> {
     let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
     let metadata = ParquetMetaDataReader::new().parse_and_finish(&file);
-    let metadata = metadata
-        .map_err(|error| Error::Parquet { path: path.to_owned(), source: error.into() })?;
+    let metadata =
+        metadata.map_err(|error| Error::Parquet { path: path.to_owned(), source: error.into() })?;
     let pairs = metadata.file_metadata().key_value_metadata().cloned().unwrap_or_default();
     let ours = pairs.into_iter().filter_map(|pair| {
         let key = pair.key.strip_prefix("clipmill.")?.to_owned();

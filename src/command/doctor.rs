@@ -37,7 +37,10 @@ fn as_text(report: &DoctorReport) -> String {
     row("LibTorch threads", report.threads.to_string());
     let why = |reason: &Option<String>| reason.clone().unwrap_or_default();
     let auto = &report.auto;
-    row("device = \"auto\"", format!("{}: {}", auto.placement.device_name(), why(&auto.device_reason)));
+    row(
+        "device = \"auto\"",
+        format!("{}: {}", auto.placement.device_name(), why(&auto.device_reason)),
+    );
     let precision = format!("{}: {}", auto.placement.precision(), why(&auto.precision_reason));
     row("precision = \"auto\"", precision);
     format!("{}\n", table::table(&[], rows, &[]))

@@ -25,12 +25,7 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Error> {
         let quantiles = column.quantiles.as_ref().map_or_else(String::new, |quantiles| {
             quantiles.map(|value| format!("{value:.4}")).join("  ")
         });
-        vec![
-            column.name.clone(),
-            column.data_type.clone(),
-            format!("{share:.1}%"),
-            quantiles,
-        ]
+        vec![column.name.clone(), column.data_type.clone(), format!("{share:.1}%"), quantiles]
     });
     let header = ["column", "type", "null", "min  5%  25%  50%  75%  95%  max"];
     text += &format!("\nColumns\n{}\n", table::table(&header, columns.collect(), &[2]));

@@ -30,9 +30,12 @@ fn as_json(plan: &Plan) -> String {
             })
         })
         .collect();
-    let columns: Vec<_> = plan.schema.fields().iter().map(|field| {
-        json!({"name": field.name(), "type": field.data_type().to_string()})
-    }).collect();
+    let columns: Vec<_> = plan
+        .schema
+        .fields()
+        .iter()
+        .map(|field| json!({"name": field.name(), "type": field.data_type().to_string()}))
+        .collect();
     let plan = json!({
         "settings": plan.settings,
         "output": plan.output(),

@@ -20,9 +20,9 @@ use crate::spec::layers::Override;
 
 pub fn run(args: &RunArgs) -> Result<(), Error> {
     let stop = stop_on_signals()?;
-    let max_failed = args.max_failed.map(|most| {
-        Override::flag("--max-failed", "run.max_failed", most.to_string())
-    });
+    let max_failed = args
+        .max_failed
+        .map(|most| Override::flag("--max-failed", "run.max_failed", most.to_string()));
     let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, max_failed)?)?;
     let max_failed = plan.spec.run.max_failed;
     let manifest = plan.manifest()?;
@@ -196,7 +196,8 @@ fn summary(report: &RunReport) -> String {
 }
 
 fn score_summary(score: &ScoreSummary) -> String {
-    let header: Vec<String> = score.quantiles.iter().map(|(q, _)| format!("{}%", q * 100.0)).collect();
+    let header: Vec<String> =
+        score.quantiles.iter().map(|(q, _)| format!("{}%", q * 100.0)).collect();
     let mut header: Vec<&str> = header.iter().map(String::as_str).collect();
     header.insert(0, "quantile");
     header.push("mean");
@@ -216,9 +217,9 @@ fn score_summary(score: &ScoreSummary) -> String {
 
 fn pairs(pairs: &[Pair]) -> String {
     let text = |value: &Option<String>| table::one_line(value.as_deref().unwrap_or(""), 60);
-    let rows = pairs.iter().map(|pair| {
-        vec![format!("{:+.3}", pair.score), text(&pair.image), text(&pair.caption)]
-    });
+    let rows = pairs
+        .iter()
+        .map(|pair| vec![format!("{:+.3}", pair.score), text(&pair.image), text(&pair.caption)]);
     table::table(&[], rows.collect(), &[0])
 }
 

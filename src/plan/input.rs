@@ -68,7 +68,8 @@ fn missing_setting(what: &str) -> Error {
 /// A column that must be there and hold strings.
 fn check_column(file: &InputFile, column: &str) -> Result<Option<String>, Error> {
     let Ok(field) = file.schema.field_with_name(column) else {
-        let names: Vec<_> = file.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let names: Vec<_> =
+            file.schema.fields().iter().map(|field| field.name().as_str()).collect();
         let (path, hint) = (file.path.clone(), nearest(column, &names));
         return Err(Error::NoColumn { path, column: column.to_owned(), hint });
     };

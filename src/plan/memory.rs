@@ -39,7 +39,7 @@ impl Memory {
             weights: model.n_parameters() * placement.kind.elt_size_in_bytes() as u64,
             pixels,
             decoding: threads as u64 * (spec.preprocess.max_pixels * 4 + spec.preprocess.max_bytes),
-            writing: 2 * 64 << 20,
+            writing: (2 * 64) << 20,
         }
     }
 }

@@ -20,9 +20,9 @@ use crate::error::Error;
 use crate::files;
 use crate::images::{PathLoader, Preprocess};
 use crate::manifest::Manifest;
+use crate::model::DualEncoder;
 use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
-use crate::model::DualEncoder;
 use crate::prepare::{CaptionStep, ImageStep, Prepare};
 use crate::run::{LoadModel, Output, Stages};
 use crate::sink::{ParquetSink, PartOptions};
@@ -136,9 +136,7 @@ impl Plan {
         match Manifest::read(dir)? {
             Some(found) => match found.difference(&made_with) {
                 None => Ok(found),
-                Some(difference) => {
-                    Err(Error::OutputDiffers { path: dir.to_owned(), difference })
-                }
+                Some(difference) => Err(Error::OutputDiffers { path: dir.to_owned(), difference }),
             },
             None => match first_entry(dir)? {
                 None => Ok(Manifest::new(made_with)),

@@ -75,7 +75,11 @@ impl Sink for ParquetSink {
         let part = self.open_part();
         part.rows += rows.num_rows() as u64;
         let written = part.writer.write(rows).and_then(|()| {
-            if part.writer.in_progress_size() >= ROW_GROUP_BYTES { part.writer.flush() } else { Ok(()) }
+            if part.writer.in_progress_size() >= ROW_GROUP_BYTES {
+                part.writer.flush()
+            } else {
+                Ok(())
+            }
         });
         written.map_err(|error| write_error(&part.done, error))
     }

@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -117,7 +117,8 @@ fn reader(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, Error> {
     if !has_parquet_magic(path)? {
         return Err(Error::Parquet {
             path: path.to_owned(),
-            source: "it does not begin and end with \"PAR1\": not a Parquet file, or a cut one".into(),
+            source: "it does not begin and end with \"PAR1\": not a Parquet file, or a cut one"
+                .into(),
         });
     }
     let file = File::open(path).map_err(Error::io("open", path))?;
@@ -162,7 +163,9 @@ impl ParquetSource {
         }
         match &mut self.open {
             Some(open) => Ok(open),
-            empty => Ok(empty.insert(OpenFile::new(&self.inputs[part.input], part, self.batch_size)?)),
+            empty => {
+                Ok(empty.insert(OpenFile::new(&self.inputs[part.input], part, self.batch_size)?))
+            }
         }
     }
 }
@@ -247,7 +250,9 @@ impl OpenFile {
             missing -= used;
         }
         self.at += wanted as u64;
-        if self.at == self.file_rows && let Some(extra) = self.read()? {
+        if self.at == self.file_rows
+            && let Some(extra) = self.read()?
+        {
             return Err(self.row_count(self.at + extra.num_rows() as u64));
         }
         match pieces.len() {

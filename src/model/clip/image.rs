@@ -8,8 +8,8 @@ use tch::{Kind, TchError, Tensor};
 use super::block::{Blocks, Sight, Span};
 use super::layers::{LayerNorm, Linear};
 use super::loader::{Loader, torch};
-use crate::error::Error;
 use crate::batch::PixelScale;
+use crate::error::Error;
 use crate::model::config::VisionConfig;
 
 /// Subtracted from pixels before the product. -128..127 is exact in bf16, as 0..255 is, and

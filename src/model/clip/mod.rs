@@ -18,10 +18,10 @@ use tch::{Device, Kind, TchError, Tensor, no_grad};
 use self::image::ImageTower;
 use self::loader::Loader;
 use self::text::{Packing, TextTower};
+use super::DualEncoder;
 use super::config::{ClipConfig, TowerConfig};
 use super::device::Placement;
 use super::weights::Weights;
-use super::DualEncoder;
 use crate::batch::{Captions, Embeddings, PixelScale, Pixels};
 use crate::error::Error;
 
