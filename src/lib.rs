@@ -1,4 +1,69 @@
-//! clipmill
+//! clipmill scores image-text datasets with CLIP: Parquet in, the same rows with embeddings,
+//! similarity and a status out. This page is its architecture.
+//!
+//! # What it promises
+//!
+//! 1. One output row per input row, in the same order, with every input column. A row that failed
+//!    is data: nulls, a `status`, an `error_message`.
+//! 2. A part file is absent or complete, at every instant, whatever is killed.
+//! 3. The output says how it was made, and a run refuses to mix two ways.
+//! 4. The scores are the reference's: pixels bit-identical to Pillow behind transformers'
+//!    `CLIPImageProcessor`, embeddings within float noise of its `CLIPModel`.
+//! 5. Memory is bounded by the plan, never by the data.
+//!
+//! # One direction
+//!
+//! ```text
+//! pipelines/x.toml --> PipelineSpec --> Plan --> run()
+//!
+//! Source --RowBatch-->[2]--> prepare --PreparedBatch-->[2]--> encode --EncodedBatch-->[2]--> write --> parts
+//! thread                     thread + rayon pool              one thread                    main thread
+//!                            load, decode, resize, tokenize   owns the model, no_grad       Column::fill, Sink
+//!                                   ^ RowError is *in* the batch: row i failed, and why
+//! ```
+//!
+//! Each arrow is a type; a batch that skipped a stage does not compile. Every channel is bounded.
+//! Good rows are packed before the device and scattered back, with nulls, when columns are filled.
+//! Pixels travel as u8 and are normalised on the device. What runs follows from the declared
+//! columns: no column that needs the text tower, no text tower.
+//!
+//! # Where things live, and who may import whom
+//!
+//! | module | is | imports of ours |
+//! |---|---|---|
+//! | [`error`] | `Error` stops the run, `RowError` becomes data; exit codes | |
+//! | [`spec`] | the pipeline file field for field; `layers`: file + command line | `error` |
+//! | [`batch`] | what travels between the stages | `error` |
+//! | [`files`] | publishing files whole | `error` |
+//! | [`source`] | `Source`: rows in, part by part | `error spec batch` |
+//! | [`images`] | `ImageLoader`, decoding, Pillow's resampling, `Preprocess` | `error spec batch` |
+//! | [`text`] | `Tokenizer`: captions to ids | `error spec batch` |
+//! | [`model`] | `DualEncoder`; weights, device; `clip` | `error spec batch` |
+//! | [`score`] | formulas | |
+//! | [`columns`] | every output column: name, Arrow field, how it is filled | + `score` |
+//! | [`sink`] | `Sink`: part files, published whole | `error spec batch files` |
+//! | [`manifest`] | what was done, from what, with what | `error files` |
+//! | [`analysis`] | what can be said of a scored table | `error spec batch` |
+//! | [`prepare`], [`encode`] | the work of the two middle stages on one batch | the above |
+//! | [`run`] | stage threads, channels, join, commit; knows traits | the above but builders |
+//! | [`plan`] | the spec resolved against disk and device; knows every builder | all of the above |
+//! | [`progress`] | counters of a run, and the only code that draws them | |
+//! | [`report`] | `run_report.json` | `error files analysis` |
+//! | [`cli`], [`command`] | clap structs; one file a subcommand | anything |
+//!
+//! `tests/architecture.rs` enforces the third column.
+//!
+//! # What a newcomer edits
+//!
+//! | to add | edit | proof |
+//! |---|---|---|
+//! | an image source | `images/load.rs` + a [`spec::ImageSpec`] variant | a row in `bad_rows_are_kept_with_their_status` of `tests/failures.rs` |
+//! | a model family | `model/<family>/` + a [`spec::ModelSpec`] variant | an oracle test like `tests/towers.rs` |
+//! | a score column | `score.rs` + a [`spec::ColumnSpec`] variant | a hand-computed unit test, a README row |
+//! | a pipeline | copy a TOML in `pipelines/` | `tests/pipelines.rs` walks the folder |
+//!
+//! Closed enums and exhaustive `match`: add a variant and the compiler lists the rest.
+#![cfg_attr(not(test), warn(clippy::panic, clippy::unwrap_used))]
 
 pub mod analysis;
 pub mod batch;

@@ -2,7 +2,7 @@
 //!
 //! An oracle is somebody else's implementation (transformers, Pillow, pyarrow, DuckDB), run from
 //! `.venv` by a script in `tests/oracle/`. Nothing here is an expected value.
-#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+#![expect(dead_code, reason = "each test binary uses its own part of this module")]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
