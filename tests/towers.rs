@@ -11,6 +11,7 @@ use clipmill::batch::{Captions, Embeddings, PixelScale, Pixels};
 use clipmill::model::DualEncoder;
 use clipmill::model::clip::Clip;
 use clipmill::model::device::{self, Placement};
+use clipmill::model::doctor::DoctorReport;
 use clipmill::spec::{DeviceSpec, PrecisionSpec};
 use serde::Deserialize;
 use tch::{Device, Kind};
@@ -224,6 +225,19 @@ fn f16_runs_on_no_cpu() {
     assert!(error.to_string().contains("\"bf16\""), "{error}");
     let auto = device::resolve(DeviceSpec::Cpu, PrecisionSpec::Auto).unwrap();
     assert!(auto.placement.device == Device::Cpu && auto.placement.kind != Kind::Half);
+}
+
+#[test]
+fn the_doctor_sees_this_machine() {
+    let report = DoctorReport::look();
+    assert!(report.libtorch_version.starts_with("2.11"), "{report:?}");
+    assert!(report.libtorch_dir.unwrap().join("libtorch_cpu.so").exists());
+    assert!(report.cores > 0 && report.threads > 0);
+    assert_eq!(report.cuda_problem.is_some(), report.auto.placement.device == Device::Cpu);
+    if report.driver.is_none() {
+        let problem = report.cuda_problem.unwrap().to_string();
+        assert!(problem.contains("no NVIDIA driver"), "{problem}");
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::cuda_driver::{self, Driver, Gpu};
+pub use super::cuda_driver::Gpu;
+use super::cuda_driver::{self, Driver};
 use super::device::{self, Choice, CudaProblem};
 use crate::spec::{DeviceSpec, PrecisionSpec};
 
@@ -36,9 +37,6 @@ pub struct DoctorReport {
 
 impl DoctorReport {
     /// Looks at the machine. Takes seconds where there is a GPU.
-    ///
-    /// # Panics
-    /// Never: `auto` falls back to the CPU in f32.
     pub fn look() -> Self {
         let dir = device::libtorch_dir();
         let driver = Driver::open().ok();
