@@ -13,7 +13,6 @@ PYTHON ?= python3
 CARGO_FLAGS := --release --locked
 
 ifeq ($(LIBTORCH),)
-  export LIBTORCH := $(CURDIR)/.venv/torch
   VENV_TORCH := .venv/torch-$(TORCH_VERSION).done
   VENV_ORACLES := .venv/oracles.done
 endif

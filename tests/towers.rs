@@ -99,14 +99,14 @@ fn similarity(image: &Embeddings, text: &Embeddings) -> Vec<f32> {
         .collect()
 }
 
-/// In f32 within float noise; in bf16 within what transformers' own bf16 is from its f32 (0.002
-/// for ViT-B/32, 0.005 to 0.01 for towers of 24 to 128 dimensions).
-fn agrees(model: &Path, case: &Path, bf16_tolerance: f32) {
+/// In f32 within float noise; in bf16 within what transformers' own bf16 is from its f32 (up to
+/// 0.002 for ViT-B/32, 0.005 for the sample's narrow towers).
+fn agrees(model: &Path, case: &Path) {
     let case = Case::read(case);
     let f32 = apart(model, &case, F32);
     assert!(f32.image <= 1e-5 && f32.text <= 1e-5 && f32.similarity <= 1e-5, "{f32:?}");
     let bf16 = apart(model, &case, BF16);
-    assert!(bf16.similarity <= bf16_tolerance, "{bf16:?}");
+    assert!(bf16.similarity <= 5e-3, "{bf16:?}");
 }
 
 #[test]
@@ -118,10 +118,10 @@ fn small_towers_agree_with_transformers() {
     if !common::oracle("towers.py", args) {
         return;
     }
-    agrees(&sample, &dir.path().join("model"), 1e-2);
+    agrees(&sample, &dir.path().join("model"));
     for name in SMALL {
         let case = dir.path().join(name);
-        agrees(&case, &case, 2e-2);
+        agrees(&case, &case);
     }
     a_wrong_activation_is_seen(&dir.path().join("gelu"));
 }
@@ -142,7 +142,7 @@ fn vit_b_32_agrees_with_transformers() {
     let dir = common::scratch();
     if common::oracle("towers.py", [dir.path(), Path::new("vit_b_32")]) {
         let case = dir.path().join("vit_b_32");
-        agrees(&case, &case, 5e-3);
+        agrees(&case, &case);
     }
 }
 

@@ -21,7 +21,7 @@ MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 
-def config(text=None, vision=None, projection_dim=24):
+def config(text=None, vision=None, projection_dim=192):
     text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
                 vocab_size=99, max_position_embeddings=16, bos_token_id=97, eos_token_id=98,
                 pad_token_id=98) | (text or {})
@@ -36,14 +36,14 @@ CASES = {
     "gelu": (config(dict(hidden_act="gelu"), dict(hidden_act="gelu")), 7, 23, {}),
     # transformers 4.30 and older wrote 2 and read the position of the highest id.
     "legacy_eos": (config(dict(eos_token_id=2)), 5, 23, dict(buffers=True)),
-    "sharded": (config(), 3, 5, dict(max_shard_size="30KB")),
+    "sharded": (config(), 3, 5, dict(max_shard_size="60KB")),
     "f16": (config(), 5, 9, dict(dtype=torch.float16)),
     "bf16": (config(), 5, 9, dict(dtype=torch.bfloat16)),
     # Patches of 14 do not divide 60; widths, depths and head counts differ between the towers.
     "odd": (config(dict(hidden_size=40, num_attention_heads=2, num_hidden_layers=1,
                         max_position_embeddings=77),
                    dict(hidden_size=56, num_attention_heads=7, image_size=60, patch_size=14,
-                        num_hidden_layers=2, layer_norm_eps=1e-6), 17), 7, 40, {}),
+                        num_hidden_layers=2, layer_norm_eps=1e-6), 177), 7, 40, {}),
     "vit_b_32": (CLIPConfig(), 6, 12, {}),
 }
 

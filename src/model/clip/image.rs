@@ -36,13 +36,13 @@ impl ImageTower {
         let named = |name: &str| format!("vision_model.{name}");
         let eps = config.tower.layer_norm_eps;
         let width = config.tower.width;
-        let class = loader.placed(&named("embeddings.class_embedding"))?;
-        let positions = loader.placed(&named("embeddings.position_embedding.weight"))?;
+        let class = loader.placed_f32(&named("embeddings.class_embedding"))?;
+        let positions = loader.placed_f32(&named("embeddings.position_embedding.weight"))?;
         Ok(Self {
             patches: patch_embedding(loader, &named("embeddings.patch_embedding"), scale)?,
             class: class.f_view([1, 1, width]).map_err(torch)?,
             positions: positions.f_view([1, config.tokens(), width]).map_err(torch)?,
-            pre_norm: LayerNorm::load(loader, &named("pre_layrnorm"), eps)?,
+            pre_norm: LayerNorm::load_f32(loader, &named("pre_layrnorm"), eps)?,
             blocks: Blocks::load(loader, "vision_model", (&config.tower, Sight::Full))?,
             post_norm: LayerNorm::load_f32(loader, &named("post_layernorm"), eps)?,
             projection: loader.placed_f32("visual_projection.weight")?,
@@ -55,10 +55,11 @@ impl ImageTower {
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
         let (n, tokens) = (pixels.size()[0], self.config.tokens());
         let width = self.config.tower.width;
-        let patches = self.patches.forward(&self.cut(pixels)?)?.f_view([n, tokens - 1, width])?;
+        let patches = self.patches.forward(&self.cut(pixels)?)?.f_to_kind(Kind::Float)?;
+        let patches = patches.f_view([n, tokens - 1, width])?;
         let class = self.class.f_expand([n, 1, width], false)?;
         let x = Tensor::f_cat(&[class, patches], 1)?.f_add_(&self.positions)?;
-        let x = self.pre_norm.forward(&x.f_view([n * tokens, width])?)?;
+        let x = self.pre_norm.forward(&x.f_view([n * tokens, width])?)?.f_to_kind(self.kind)?;
         let options = (Kind::Int64, pixels.device());
         let pooled = Tensor::f_arange_start_step(0, n * tokens, tokens, options)?;
         let x = self.blocks.forward(x, &[Span { sequences: n, len: tokens }], &pooled)?;

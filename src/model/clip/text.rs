@@ -25,6 +25,7 @@ pub(super) struct TextTower {
     /// `[embedding, width]`, f32.
     projection: Tensor,
     device: Device,
+    kind: Kind,
 }
 
 impl TextTower {
@@ -32,12 +33,13 @@ impl TextTower {
         let named = |name: &str| format!("text_model.{name}");
         let eps = config.tower.layer_norm_eps;
         Ok(Self {
-            tokens: loader.placed(&named("embeddings.token_embedding.weight"))?,
-            positions: loader.placed(&named("embeddings.position_embedding.weight"))?,
+            tokens: loader.placed_f32(&named("embeddings.token_embedding.weight"))?,
+            positions: loader.placed_f32(&named("embeddings.position_embedding.weight"))?,
             blocks: Blocks::load(loader, "text_model", (&config.tower, Sight::Causal))?,
             final_norm: LayerNorm::load_f32(loader, &named("final_layer_norm"), eps)?,
             projection: loader.placed_f32("text_projection.weight")?,
             device: loader.placement.device,
+            kind: loader.placement.kind,
         })
     }
 
@@ -54,6 +56,7 @@ impl TextTower {
         let pooled = self.place(&ends.collect::<Vec<_>>())?;
         let x = self.tokens.f_index_select(0, &self.place(&ids)?)?;
         let x = x.f_add(&self.positions.f_index_select(0, &self.place(&positions)?)?)?;
+        let x = x.f_to_kind(self.kind)?;
         let x = self.blocks.forward(x, &spans(sequences), &pooled)?;
         let x = self.final_norm.forward(&x.f_to_kind(Kind::Float)?)?;
         x.f_linear(&self.projection, None::<&Tensor>)
