@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 /// What Pillow reads and we refuse, because identity could not be shown.
-const REFUSED: [&str; 3] = ["tiff-fax", "tiff-float", "tiff-CMYK-jpeg"];
+const REFUSED: [&str; 4] = ["tiff-fax", "tiff-float", "tiff-fill-order", "tiff-CMYK-jpeg"];
 
 /// What libjpeg only warns of, so that Pillow gives a picture with holes.
 const DAMAGE: [&str; 4] = [

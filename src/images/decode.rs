@@ -77,9 +77,8 @@ impl Gate<'_> {
         let pixels = u64::from(width) * u64::from(height);
         if pixels > self.spec.max_pixels || width.max(height) > MAX_SIDE {
             let most = self.spec.max_pixels;
-            let message = format!(
-                "{width} x {height} is over the limit of {most} pixels (max_pixels) and {MAX_SIDE} a side"
-            );
+            let limit = format!("{most} pixels (max_pixels) and {MAX_SIDE} a side");
+            let message = format!("{width} x {height} is over the limit of {limit}");
             return Err(RowError::new(RowStatus::ImageTooLarge, message));
         }
         Ok(())

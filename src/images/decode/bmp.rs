@@ -90,20 +90,24 @@ impl Header {
             palette: 14 + size,
             pixels: u32_at(bytes, 10)? as usize,
         };
-        if header.colours == 0 {
-            header.colours = 1usize.checked_shl(bits).unwrap_or(0);
-        }
-        if header.pixels == header.palette && bits <= 8 {
-            header.pixels += header.entry * header.colours;
-        }
         if header.compression == BIT_FIELDS {
             header.read_masks(bytes, size)?;
         }
-        if header.pixels == 0 {
-            let palette = if bits <= 8 { header.entry * header.colours } else { 0 };
-            header.pixels = header.palette + palette;
-        }
+        header.place_palette(14 + size);
         Ok(header)
+    }
+
+    /// How many colours there are, and where the pixels start behind them, as Pillow finds it.
+    fn place_palette(&mut self, end_of_header: usize) {
+        if self.colours == 0 {
+            self.colours = 1usize.checked_shl(self.bits as u32).unwrap_or(0);
+        }
+        let palette = if self.bits <= 8 { self.entry * self.colours } else { 0 };
+        if self.pixels == end_of_header {
+            self.pixels += palette;
+        } else if self.pixels == 0 {
+            self.pixels = self.palette + palette;
+        }
     }
 
     fn read_masks(&mut self, bytes: &[u8], size: usize) -> Result<(), RowError> {

@@ -100,6 +100,8 @@ impl<'a> Page<'a> {
         let odd = match () {
             () if !matches!(self.bits, 1 | 2 | 4 | 8 | 16) => "depth",
             () if !(1..=6).contains(&self.samples) => "number of samples",
+            // Low bits first: for most kinds Pillow does not know it either.
+            () if self.ifd.number(266).is_some_and(|order| order != 1) => "fill order",
             () if self.planar && !self.planar_is_known() => "planar layout",
             () if formats.iter().any(|format| *format != 1) => "sample format",
             () if self.predictor() > 2 || (self.predictor() == 2 && self.bits < 8) => "predictor",

@@ -9,6 +9,9 @@ use super::tiff_data::Packing;
 use super::{jpeg, truncated, undecodable};
 use crate::error::RowError;
 
+/// The packed bytes of a strip or tile, or why there are none.
+type Chunk<'a> = Result<&'a [u8], RowError>;
+
 impl Page<'_> {
     /// Rows of interleaved samples, each row from a whole byte.
     pub fn samples(&self) -> Result<Vec<u8>, RowError> {
@@ -21,12 +24,12 @@ impl Page<'_> {
         let mut out = vec![0; row * self.height * planes];
         let across = self.width.div_ceil(self.chunk.0);
         let down = self.height.div_ceil(self.chunk.1);
-        for (index, bytes) in self.chunks(across * down * planes)?.into_iter().enumerate() {
+        for (index, bytes) in self.chunks(across * down * planes)?.enumerate() {
             let (plane, place) = (index / (across * down), index % (across * down));
             let (x, y) = (place % across * chunk_row, place / across * self.chunk.1);
             let rows = self.chunk.1.min(self.height - y);
             let stored = if self.tiled { self.chunk.1 } else { rows };
-            let mut chunk = packing.unpack(&bytes, chunk_row * stored)?;
+            let mut chunk = packing.unpack(bytes?, chunk_row * stored)?;
             self.undo_predictor(&mut chunk, chunk_row, per_pixel);
             for (line, from) in chunk.chunks_exact(chunk_row).take(rows).enumerate() {
                 let start = plane * row * self.height + (y + line) * row + x;
@@ -45,8 +48,9 @@ impl Page<'_> {
             .collect())
     }
 
-    /// The packed bytes of each strip or tile, bits in the usual order.
-    fn chunks(&self, expected: usize) -> Result<Vec<Vec<u8>>, RowError> {
+    /// The packed bytes of each strip or tile, one after the other.
+    fn chunks(&self, expected: usize) -> Result<impl Iterator<Item = Chunk<'_>>, RowError> {
+        let raw = self.compression == 1;
         let (offsets, sizes) = if self.tiled { (324, 325) } else { (273, 279) };
         let offsets = self.ifd.numbers(offsets).ok_or_else(truncated)?;
         // A single raw strip may leave out its size.
@@ -54,19 +58,17 @@ impl Page<'_> {
         if offsets.len() < expected || sizes.len() < expected {
             return Err(truncated());
         }
-        let raw = self.compression == 1;
-        let reversed = self.ifd.number(266) == Some(2);
-        let chunks = offsets.iter().zip(&sizes).take(expected).map(|(&at, &size)| {
+        // A small file could name itself as each of a million strips.
+        let total: u64 = sizes.iter().take(expected).map(|size| u64::from(*size)).sum();
+        if !raw && total > self.ifd.bytes.len() as u64 {
+            return Err(truncated());
+        }
+        Ok(offsets.into_iter().zip(sizes).take(expected).map(move |(at, size)| {
             let rest = self.ifd.bytes.get(at as usize..).ok_or_else(truncated)?;
             // Pillow reads raw strips by itself and does not ask for their size; libtiff does.
             let size = if raw { rest.len().min(size as usize) } else { size as usize };
-            let bytes = rest.get(..size).ok_or_else(truncated)?;
-            Ok(match reversed {
-                true => bytes.iter().map(|byte| byte.reverse_bits()).collect(),
-                false => bytes.to_vec(),
-            })
-        });
-        chunks.collect()
+            rest.get(..size).ok_or_else(truncated)
+        }))
     }
 
     /// Samples were stored as differences to the sample on their left.
@@ -103,7 +105,8 @@ impl Page<'_> {
         let across = self.width.div_ceil(self.chunk.0);
         let down = self.height.div_ceil(self.chunk.1);
         let mut out = vec![0; self.width * self.height * 3];
-        for (index, bytes) in self.chunks(across * down)?.into_iter().enumerate() {
+        for (index, bytes) in self.chunks(across * down)?.enumerate() {
+            let bytes = bytes?;
             let (x, y) = (index % across * self.chunk.0, index / across * self.chunk.1);
             let rows = self.chunk.1.min(self.height - y);
             let size = (self.chunk.0, if self.tiled { self.chunk.1 } else { rows });

@@ -70,9 +70,9 @@ impl<'a> Ifd<'a> {
         self.whole && self.entries.iter().all(|entry| !tags.contains(&entry.0) || within(entry))
     }
 
-    /// All values of a tag of bytes, shorts or longs. The last of a repeated tag counts.
+    /// All values of a tag of bytes, shorts or longs. The first of a repeated tag counts.
     pub fn numbers(&self, tag: u16) -> Option<Vec<u32>> {
-        let entry = self.entries.iter().rev().find(|entry| entry.0 == tag)?;
+        let entry = self.entries.iter().find(|entry| entry.0 == tag)?;
         let &(_, kind, count, at) = entry;
         let size = match kind {
             1 | 3 | 4 | 6 | 8 | 9 => size_of_kind(kind)?,
@@ -95,7 +95,7 @@ impl<'a> Ifd<'a> {
 
     /// The bytes of a tag of undefined type.
     pub fn blob(&self, tag: u16) -> Option<&'a [u8]> {
-        let &(.., count, at) = self.entries.iter().rev().find(|entry| entry.0 == tag)?;
+        let &(.., count, at) = self.entries.iter().find(|entry| entry.0 == tag)?;
         self.bytes.get(at..at.checked_add(count)?)
     }
 }

@@ -83,9 +83,8 @@ impl Config {
     fn sides(&self, key: &str) -> Result<Sides, String> {
         let Some(value) = self.get(key) else { return Ok(Sides::Default) };
         let wrong = || {
-            format!(
-                "\"{key}\" is {value}: use a number, {{\"shortest_edge\"}} or {{\"height\", \"width\"}}"
-            )
+            let known = r#"a number, {"shortest_edge"} or {"height", "width"}"#;
+            format!("\"{key}\" is {value}: use {known}")
         };
         let side = |value: &Value| match value.as_u64() {
             // Larger than any model, and small enough that a batch of it can be counted in bytes.

@@ -44,12 +44,7 @@ fn horizontal_avx2<const N: usize>(
     taps: &Taps,
     out: &mut [u8],
 ) -> usize {
-    // Four RGB pixels become u16 pairs: lane 0 has pixels 0 and 1, lane 1 pixels 2 and 3,
-    // each as r r g g b b 0 0.
-    let pairs = _mm256_setr_epi8(
-        0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, //
-        6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1,
-    );
+    let pairs = pixel_pairs();
     let upper = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
     let lower = _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3);
     for slot in 0..taps.len() {
@@ -82,6 +77,16 @@ fn horizontal_avx2<const N: usize>(
         }
     }
     taps.len()
+}
+
+/// The shuffle that makes u16 pairs of four RGB pixels: lane 0 has pixels 0 and 1, lane 1
+/// pixels 2 and 3, each as r r g g b b 0 0.
+#[target_feature(enable = "avx2")]
+fn pixel_pairs() -> __m256i {
+    _mm256_setr_epi8(
+        0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, //
+        6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1,
+    )
 }
 
 /// Joins the sums of the upper and lower parts and of the two lanes, rounds and clips.
@@ -126,19 +131,27 @@ fn vertical_avx2(rows: &Rows<'_>, weights: &[i32], out: &mut [u8]) -> usize {
                 low[half] = _mm256_add_epi32(low[half], product);
             }
         }
-        let round = _mm256_set1_epi32(ROUND);
-        let sums = [0, 1].map(|half| {
-            let sum = _mm256_add_epi32(_mm256_slli_epi32::<SPLIT>(high[half]), low[half]);
-            _mm256_srai_epi32::<{ PRECISION_BITS as i32 }>(_mm256_add_epi32(sum, round))
-        });
-        let words = _mm256_packus_epi32(sums[0], sums[1]);
-        let bytes = _mm256_packus_epi16(words, words);
-        // Each lane holds its eight bytes twice: take the first eight of both.
-        let bytes = _mm256_permute4x64_epi64::<0b00_00_10_00>(bytes);
+        let bytes = to_bytes(high, low);
         // SAFETY: `out` is 16 bytes, and the store needs no alignment.
-        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_castsi256_si128(bytes)) };
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), bytes) };
     }
     out.len() / 16 * 16
+}
+
+/// Joins the sums of the upper and lower parts, rounds and clips. The two halves hold the
+/// sums as unpacking left them, and packing puts them back in order.
+#[target_feature(enable = "avx2")]
+fn to_bytes(high: [__m256i; 2], low: [__m256i; 2]) -> __m128i {
+    let round = _mm256_set1_epi32(ROUND);
+    let sums = [0, 1].map(|half| {
+        let sum = _mm256_add_epi32(_mm256_slli_epi32::<SPLIT>(high[half]), low[half]);
+        _mm256_srai_epi32::<{ PRECISION_BITS as i32 }>(_mm256_add_epi32(sum, round))
+    });
+    let words = _mm256_packus_epi32(sums[0], sums[1]);
+    let bytes = _mm256_packus_epi16(words, words);
+    // Each lane holds its eight bytes twice: take the first eight of both.
+    let bytes = _mm256_permute4x64_epi64::<0b00_00_10_00>(bytes);
+    _mm256_castsi256_si128(bytes)
 }
 
 /// The first sixteen bytes as u16.
