@@ -11,9 +11,14 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, Int32Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
+use clap::Parser;
+use clipmill::cli::Cli;
+use clipmill::command::dispatch;
+use clipmill::error::Error;
 use common::{Ran, clipmill, corpora, root, sample, scratch};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use rayon::prelude::*;
 
 const SAMPLE: &str = "pipelines/sample.toml";
 
@@ -293,10 +298,10 @@ fn hostile_parquet_never_ends_the_process() {
     let mut files = Vec::new();
     collect(&corpus, &mut files);
     assert!(files.len() > 200, "{} files", files.len());
-    for (index, file) in files.iter().enumerate() {
+    let check = |(index, file): (usize, &PathBuf)| {
         let out = dir.path().join(index.to_string()).display().to_string();
         let input = file.display().to_string();
-        let pipeline = dir.path().join("status.toml");
+        let pipeline = dir.path().join(format!("{index}.toml"));
         let model = root().join("sample_data/model");
         let text = format!(
             "version = 1\n[source.parquet]\npath = {input:?}\n[model.clip]\ndir = {model:?}\n\
@@ -304,12 +309,18 @@ fn hostile_parquet_never_ends_the_process() {
              [sink.parquet]\npath = {out:?}\n"
         );
         fs::write(&pipeline, text).expect("written");
-        let ran = clipmill(["run".as_ref(), pipeline.as_os_str(), "--quiet".as_ref()]);
-        assert!(matches!(ran.code, 0..=2), "{input}: {} {}", ran.code, ran.stderr);
-        if ran.code != 0 {
-            assert!(ran.stderr.contains(&input), "{input}: {}", ran.stderr);
-        }
-    }
+        // In this process, so that LibTorch is loaded once for all; an abort ends the test.
+        let pipeline = pipeline.display().to_string();
+        let cli = Cli::parse_from(["clipmill", "run", &pipeline, "--quiet"]);
+        let Err(error) = dispatch(cli.command) else { return true };
+        assert!(matches!(error.exit_code(), 1 | 2), "{input}: {error}");
+        assert!(error.to_string().contains(&input), "{input}: {error}");
+        assert!(!matches!(error, Error::StagePanicked { .. }), "{input}: {error}");
+        false
+    };
+    let read = files.par_iter().enumerate().filter(|found| check(*found)).count();
+    // Some are good: a run that refused everything would prove nothing.
+    assert!(read > 50, "{read} of {} files could be read", files.len());
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) {

@@ -153,7 +153,7 @@ fn an_interrupted_run_keeps_its_parts_and_goes_on() {
         return;
     }
     let out = dir.path().join("out");
-    let sets = ["sink.parquet.rows_per_part=1000", "run.batch_size=100"];
+    let sets = ["sink.parquet.rows_per_part=320", "run.batch_size=64"];
     let args = run_args(&dir.path().join("big.parquet"), &out, &sets);
     let mut child = command(&args).stderr(std::process::Stdio::piped()).spawn().expect("starts");
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -139,8 +139,9 @@ fn open_error(path: &str, error: &io::Error) -> RowError {
         let message = format!("\"{path}\" leaves the image root");
         return RowError::new(RowStatus::ImageRefused, message);
     }
-    // A socket, or a device without a driver.
-    if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) {
+    // A socket, a device without a driver, or a name that no file can have (a NUL in it).
+    let nothing_regular = [rustix::io::Errno::NXIO, rustix::io::Errno::INVAL];
+    if nothing_regular.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
         let message = format!("\"{path}\" is not a regular file");
         return RowError::new(RowStatus::ImageRefused, message);
     }

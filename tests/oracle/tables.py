@@ -48,5 +48,5 @@ pq.write_table(views, out / "views.parquet", row_group_size=50)
 for index, start in enumerate(range(0, n, 100)):
     pq.write_table(typed.slice(start, 100), out / "many" / f"{index:03}.parquet", row_group_size=33)
 pq.write_table(typed.slice(0, 0), out / "empty.parquet")
-big = pa.concat_tables([typed.select(["id", "image_path", "caption"])] * 60)
-pq.write_table(big, out / "big.parquet", row_group_size=5000)
+big = pa.concat_tables([typed.select(["id", "image_path", "caption"])] * 20)
+pq.write_table(big, out / "big.parquet", row_group_size=1700)

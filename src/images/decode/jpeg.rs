@@ -21,6 +21,9 @@ thread_local! {
 /// More scans than any encoder writes: a small file of many scans takes minutes (CVE-2018-11813).
 const MAX_SCANS: u32 = 500;
 
+/// The end-of-image marker.
+const END: [u8; 2] = [0xff, 0xd9];
+
 /// The image and its EXIF orientation (1 unless the pipeline applies it).
 pub fn decode(bytes: &[u8], gate: &mut Gate<'_>) -> Result<(Rgb, u32), RowError> {
     let markers = Markers::read(bytes);
@@ -29,6 +32,8 @@ pub fn decode(bytes: &[u8], gate: &mut Gate<'_>) -> Result<(Rgb, u32), RowError>
     };
     let (rgb, _) = read(bytes).or_else(|error| match markers.tidied(bytes, &error.message) {
         Some(tidied) => read(&tidied).map_err(|_| error),
+        // libjpeg takes the end of the file for an end marker, and then misses the scan.
+        None if error.message.contains("missing SOS") && !bytes.ends_with(&END) => Err(truncated()),
         None => Err(error),
     })?;
     let orientation = match gate.applies_exif() {
@@ -113,7 +118,8 @@ fn damaged(error: &turbojpeg::Error) -> RowError {
     if message.contains("Premature end of JPEG file") {
         return truncated();
     }
-    undecodable(message.strip_prefix("TurboJPEG error: ").unwrap_or(&message))
+    let message = message.strip_prefix("TurboJPEG error: ").unwrap_or(&message);
+    undecodable(format!("damaged JPEG ({message})"))
 }
 
 /// What the segments before the first scan say.
