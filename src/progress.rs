@@ -93,7 +93,7 @@ impl Meter {
         let elapsed = self.elapsed().as_secs_f64().max(1e-9);
         let share = |stage| (self.busy(stage).as_secs_f64() / elapsed * 100.0).min(100.0);
         let shares = Stage::ALL.map(|stage| format!("{} {:.0}%", stage.as_str(), share(stage)));
-        shares.join(" · ")
+        shares.join(", ")
     }
 }
 
@@ -118,10 +118,9 @@ impl Progress {
         let view = if quiet {
             View::Quiet
         } else if std::io::stderr().is_terminal() {
-            let template =
-                "{bar:24} {human_pos} of {human_len} rows · {per_sec} · {eta} left · {msg}";
-            let style = ProgressStyle::with_template(template).expect("the template is fixed");
-            let bar = ProgressBar::new(total).with_style(style.progress_chars("━╸ "));
+            let style = ProgressStyle::with_template("{bar:24} {prefix}\n{wide_msg}");
+            let style = style.expect("the template is fixed").progress_chars("━╸ ");
+            let bar = ProgressBar::new(total).with_style(style);
             bar.enable_steady_tick(Duration::from_millis(200));
             View::Bar(bar)
         } else {
@@ -136,15 +135,12 @@ impl Progress {
             View::Quiet => {}
             View::Bar(bar) => {
                 bar.set_position(meter.rows());
-                bar.set_message(format!(
-                    "{} failed · {}",
-                    HumanCount(meter.failed()),
-                    meter.load()
-                ));
+                bar.set_prefix(state(self.total, meter));
+                bar.set_message(format!("busy: {}", meter.load()));
             }
             View::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
-                eprintln!("{}", line(self.total, meter));
+                eprintln!("{}; busy: {}", state(self.total, meter), meter.load());
             }
             View::Lines { .. } => {}
         }
@@ -158,18 +154,15 @@ impl Progress {
     }
 }
 
-fn line(total: u64, meter: &Meter) -> String {
-    let per_second = meter.rows() as f64 / meter.elapsed().as_secs_f64().max(1e-9);
-    let left = total.saturating_sub(meter.rows()) as f64 / per_second.max(1e-9);
-    let left = match meter.rows() {
-        0 => "unknown time".to_owned(),
-        _ => HumanDuration(Duration::from_secs_f64(left.min(1e9))).to_string(),
-    };
-    format!(
-        "{} of {} rows, {per_second:.1} rows/s, {left} left, {} failed ({})",
-        HumanCount(meter.rows()),
-        HumanCount(total),
-        HumanCount(meter.failed()),
-        meter.load()
-    )
+/// Rows done, rows a second, time left, rows failed.
+fn state(total: u64, meter: &Meter) -> String {
+    let rows = meter.rows();
+    let failed = HumanCount(meter.failed());
+    let of = format!("{} of {} rows", HumanCount(rows), HumanCount(total));
+    if rows == 0 {
+        return format!("{of}, starting");
+    }
+    let per_second = rows as f64 / meter.elapsed().as_secs_f64().max(1e-9);
+    let left = Duration::from_secs_f64((total.saturating_sub(rows) as f64 / per_second).min(1e9));
+    format!("{of}, {per_second:.1} rows/s, {} left, {failed} failed", HumanDuration(left))
 }

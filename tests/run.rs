@@ -136,7 +136,7 @@ fn a_part_redone_is_the_same_bytes_and_a_finished_run_does_nothing() {
 
     fs::remove_file(&second).expect("removed");
     let ran = clipmill(&args).ok();
-    assert!(ran.stderr.contains("going on after 2 complete parts"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("going on after 2 parts complete"), "{}", ran.stderr);
     let after = parts(dir.path()).iter().map(fs::read).collect::<Result<Vec<_>, _>>();
     assert_eq!(before.expect("parts"), after.expect("parts"));
     assert_eq!(changed(&dir.path().join("part-00000.parquet")), untouched);

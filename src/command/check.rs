@@ -10,13 +10,13 @@ pub fn check(args: &PipelineArgs) -> Result<(), Error> {
     let manifest = plan.manifest()?;
     let left = plan.remaining(&manifest).len();
     let state = match (left, plan.parts.len()) {
-        (left, all) if left == all => format!("{} parts to do", table::count(all as u64)),
+        (left, all) if left == all => format!("{} to do", table::counted(all as u64, "part")),
         (0, _) => "complete already: a run would do nothing".to_owned(),
         (left, all) => format!("{left} of {all} parts left to do"),
     };
     table::print(&format!(
-        "{} can run: {} rows, {state}\n",
+        "{} can run: {}, {state}\n",
         args.pipeline.display(),
-        table::count(plan.rows())
+        table::counted(plan.rows(), "row")
     ))
 }

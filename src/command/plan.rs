@@ -81,18 +81,18 @@ fn as_text(plan: &Plan) -> String {
     ];
     let memory = memory.map(|(what, n)| vec![what.to_owned(), table::bytes(n)]);
     format!(
-        "Settings\n{}\n\nOutput columns\n{}\n\n{} parts, {} rows, into {}\n{}\n{more}\n\
+        "Settings\n{}\n\nOutput columns\n{}\n\n{}, {}, into {}\n{}\n{more}\n\
          Memory, besides LibTorch itself\n{}\n\n\
-         {}, batches of {}, {} CPU threads\n",
+         {}, batches of {}, {}\n",
         table::table(&["key", "value", "from"], settings.collect(), &[]),
         table::table(&["column", "type", "filled with"], columns.collect(), &[]),
-        table::count(plan.parts.len() as u64),
-        table::count(plan.rows()),
+        table::counted(plan.parts.len() as u64, "part"),
+        table::counted(plan.rows(), "row"),
         plan.output().display(),
         table::table(&["file", "input", "rows"], parts.collect(), &[]),
         table::table(&[], memory.to_vec(), &[1]),
         plan.placement,
         plan.batch_size,
-        plan.threads,
+        table::counted(plan.threads as u64, "CPU thread"),
     )
 }

@@ -86,15 +86,15 @@ fn announce(args: &RunArgs, plan: &Plan, parts: usize) -> Result<(), Error> {
     let done = plan.parts.len() - parts;
     let going_on = match done {
         0 => String::new(),
-        done => format!(", going on after {done} complete parts"),
+        done => format!(", going on after {} complete", table::counted(done as u64, "part")),
     };
     eprintln!(
-        "{} rows in {} parts{going_on}; {}, batches of {}, {} CPU threads",
-        table::count(plan.rows()),
-        table::count(plan.parts.len() as u64),
+        "{} in {}{going_on}; {}, batches of {}, {}",
+        table::counted(plan.rows(), "row"),
+        table::counted(plan.parts.len() as u64, "part"),
         plan.placement,
         plan.batch_size,
-        plan.threads
+        table::counted(plan.threads as u64, "CPU thread")
     );
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, Table, presets};
 
 use crate::error::Error;
 
@@ -20,7 +20,7 @@ pub fn print(text: &str) -> Result<(), Error> {
 /// A table without lines. Columns named in `right` (by index) are aligned to the right.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING);
     if !header.is_empty() {
         table.set_header(header.to_vec());
     }
@@ -36,6 +36,11 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String
 /// `1234567` as `1,234,567`.
 pub fn count(n: u64) -> String {
     indicatif::HumanCount(n).to_string()
+}
+
+/// `1 part`, `2 parts`.
+pub fn counted(n: u64, what: &str) -> String {
+    format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
 /// Bytes in the unit that fits.
