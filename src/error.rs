@@ -63,6 +63,10 @@ pub enum Error {
     #[error("{}: {problem}", path.display())]
     Manifest { path: PathBuf, problem: String },
 
+    /// Another process writes to the output folder.
+    #[error("output {} is being written by {holder}: wait for it, or choose another with --output", path.display())]
+    Locked { path: PathBuf, holder: String },
+
     /// A file that is not the Parquet it should be.
     #[error("could not read {} as Parquet", path.display())]
     Parquet {
@@ -146,13 +150,15 @@ pub enum Error {
     },
 
     /// Ctrl-C, or a termination signal.
-    #[error("interrupted: {complete} of {parts} parts are complete in {}", output.display())]
-    Interrupted { complete: usize, parts: usize, output: PathBuf },
+    #[error("interrupted: {complete} of {parts} parts are complete in {}; the same command goes on", output.display())]
+    Interrupted { signal: i32, complete: usize, parts: usize, output: PathBuf },
 }
 
 impl Error {
     /// The process's exit status, which is API: 1 failed, 2 bad usage or pipeline file,
-    /// 3 finished but more rows failed than allowed, 130 interrupted.
+    /// 3 finished but more rows failed than allowed, 73 another process writes the output, 75 the
+    /// system refused for now (disk full, I/O error: the same command later goes on), 130 or 143
+    /// interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Spec { .. }
@@ -167,7 +173,9 @@ impl Error {
             | Error::OutputExists { .. }
             | Error::OutputDiffers { .. } => 2,
             Error::TooManyFailed { .. } => 3,
-            Error::Interrupted { .. } => 130,
+            Error::Interrupted { signal, .. } => 128 + *signal as u8,
+            Error::Locked { .. } => 73,
+            Error::Io { source, .. } if passes(source) => 75,
             Error::Parquet { .. }
             | Error::Manifest { .. }
             | Error::RowCount { .. }
@@ -195,6 +203,14 @@ impl Error {
     pub fn torch(action: &'static str) -> impl FnOnce(tch::TchError) -> Error {
         move |source| Error::Torch { action, source }
     }
+}
+
+/// Whether the cause lies with the machine and may be gone later.
+fn passes(error: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    // EIO, EMFILE and ENFILE have no stable kind.
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | Interrupted)
+        || matches!(error.raw_os_error(), Some(5 | 23 | 24))
 }
 
 /// The `status` column's words. They are stable: people filter on them.

@@ -8,6 +8,9 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
 use crate::error::Error;
 
 /// The temporary name beside a final path. Hidden, so that a glob for data does not find it.
@@ -56,6 +59,49 @@ pub fn remove_leftovers(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// The lock's name in an output folder. The underscore keeps it out of data globs.
+const LOCK: &str = "_lock";
+
+/// Keeps other runs out of an output folder while it lives.
+///
+/// The lock is the kernel's (`flock`), so that of a killed process is gone with it; the file that
+/// it is on stays and says who held it last.
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of a folder, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] at once, naming the holder, when another process has it.
+    pub fn take(dir: &Path) -> Result<Self, Error> {
+        fs::create_dir_all(dir).map_err(Error::io("create the output folder", dir))?;
+        let path = dir.join(LOCK);
+        let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.map_err(Error::io("open", &path))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let holder = fs::read_to_string(&path).unwrap_or_default();
+                return Err(Error::Locked { path: dir.to_owned(), holder });
+            }
+            Err(error) => return Err(Error::io("lock", &path)(error.into())),
+        }
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let holder = format!("process {} on {host}", std::process::id());
+        let written = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
+        written.map_err(Error::io("write", &path))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Whether a file in an output folder is a lock or a killed run's temporary: neither data nor
+/// a sign that the folder is somebody else's.
+pub fn is_housekeeping(name: &str) -> bool {
+    name == LOCK || is_temporary(name)
+}
+
 /// Makes sure that files can be made in a folder (or that the folder can be made), and leaves no
 /// trace.
 pub fn check_writable(dir: &Path) -> Result<(), Error> {
@@ -81,6 +127,17 @@ mod tests {
         replace(&path, b"new").expect("replaced");
         assert_eq!(fs::read(&path).expect("there"), b"new");
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_lock_is_held_once_and_free_again_when_dropped() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let held = Lock::take(dir.path()).expect("free");
+        let refused = Lock::take(dir.path()).err().expect("held").to_string();
+        let holder = format!("process {}", std::process::id());
+        assert!(refused.contains(&holder), "{refused}");
+        drop(held);
+        Lock::take(dir.path()).expect("free again");
     }
 
     #[test]

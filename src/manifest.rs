@@ -15,13 +15,15 @@ use crate::files;
 /// The manifest's name in the output folder. The underscore keeps it out of data globs.
 pub const FILE_NAME: &str = "_manifest.json";
 
+/// What an output's values depend on, by name: settings, model, inputs.
+pub type MadeWith = BTreeMap<String, String>;
+
 /// The state of one output folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The program's version.
     pub clipmill: String,
-    /// What the output's meaning depends on, by name: settings, model, inputs.
-    pub made_with: BTreeMap<String, String>,
+    pub made_with: MadeWith,
     /// Complete parts by file name.
     pub parts: BTreeMap<String, PartRecord>,
 }
@@ -41,7 +43,7 @@ pub struct PartRecord {
 
 impl Manifest {
     /// A manifest of no parts.
-    pub fn new(made_with: BTreeMap<String, String>) -> Self {
+    pub fn new(made_with: MadeWith) -> Self {
         let clipmill = env!("CARGO_PKG_VERSION").to_owned();
         Self { clipmill, made_with, parts: BTreeMap::new() }
     }
@@ -73,13 +75,12 @@ impl Manifest {
     }
 
     /// The first thing that `other` was made with and this was not, in words.
-    pub fn difference(&self, made_with: &BTreeMap<String, String>) -> Option<String> {
+    pub fn difference(&self, made_with: &MadeWith) -> Option<String> {
         let keys = self.made_with.keys().chain(made_with.keys());
         keys.filter(|key| self.made_with.get(*key) != made_with.get(*key))
             .map(|key| {
-                let show = |side: &BTreeMap<String, String>| {
-                    side.get(key).cloned().unwrap_or_else(|| "nothing".into())
-                };
+                let show =
+                    |side: &MadeWith| side.get(key).cloned().unwrap_or_else(|| "nothing".into());
                 format!("{key} was {} and is {}", show(&self.made_with), show(made_with))
             })
             .next()

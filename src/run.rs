@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -39,6 +39,19 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// Makes the model, on the thread that will own it.
 pub type LoadModel = Box<dyn FnOnce() -> Result<Box<dyn DualEncoder>, Error> + Send>;
+
+/// Raised by a signal that asks the run to end. Holds the signal's number, 0 before.
+#[derive(Debug, Default)]
+pub struct Stop(pub Arc<AtomicUsize>);
+
+impl Stop {
+    fn signal(&self) -> Option<i32> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            signal => Some(signal as i32),
+        }
+    }
+}
 
 /// Everything that a run drives. `Plan::stages` makes it.
 pub struct Stages {
@@ -75,7 +88,7 @@ pub fn run(
     stages: Stages,
     meter: &Arc<Meter>,
     progress: &mut Progress,
-    stop: &Arc<AtomicBool>,
+    stop: &Arc<Stop>,
 ) -> Result<Manifest, Error> {
     let (row_tx, row_rx) = sync_channel(QUEUE);
     let (prepared_tx, prepared_rx) = sync_channel(QUEUE);
@@ -99,8 +112,8 @@ pub fn run(
     drop(encoded_rx);
     let upstream = join([("read", reader), ("prepare", preparer), ("encode", encoder)], stop);
     progress.finish();
-    if stop.load(Ordering::Relaxed) {
-        return Err(writer.interrupted());
+    if let Some(signal) = stop.signal() {
+        return Err(writer.interrupted(signal));
     }
     // The writer's own error first: the others then only saw their channel close.
     written?;
@@ -119,13 +132,13 @@ fn spawn(
 /// Waits for the stages and returns the first error in the order of the data.
 fn join<const N: usize>(
     stages: [(&'static str, JoinHandle<Result<(), Error>>); N],
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<(), Error> {
     let deadline = Instant::now() + GRACE;
     let mut outcome = Ok(());
     for (stage, handle) in stages {
         // A device in the middle of a batch cannot be stopped; an interrupted run leaves it.
-        while stop.load(Ordering::Relaxed) && !handle.is_finished() {
+        while stop.signal().is_some() && !handle.is_finished() {
             if Instant::now() > deadline {
                 return outcome;
             }
@@ -141,9 +154,9 @@ fn read_stage(
     mut source: Box<dyn Source>,
     rows: &SyncSender<RowBatch>,
     meter: &Meter,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<(), Error> {
-    while !stop.load(Ordering::Relaxed) {
+    while stop.signal().is_none() {
         let Some(batch) = meter.time(Stage::Read, || source.next_batch())? else { break };
         if rows.send(batch).is_err() {
             break;
@@ -157,7 +170,7 @@ fn prepare_stage(
     threads: usize,
     (rows, prepared): (&Receiver<RowBatch>, &SyncSender<PreparedBatch>),
     meter: &Meter,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<(), Error> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -168,7 +181,7 @@ fn prepare_stage(
             source: std::io::Error::other(error),
         })?;
     for batch in rows {
-        if stop.load(Ordering::Relaxed) {
+        if stop.signal().is_some() {
             break;
         }
         let batch = meter.time(Stage::Prepare, || pool.install(|| prepare.apply(batch)))?;
@@ -183,11 +196,11 @@ fn encode_stage(
     load_model: Option<LoadModel>,
     prepared: &Receiver<PreparedBatch>,
     encoded: &SyncSender<EncodedBatch>,
-    (meter, stop): (&Meter, &AtomicBool),
+    (meter, stop): (&Meter, &Stop),
 ) -> Result<(), Error> {
     let model = load_model.map(|load| load()).transpose()?;
     for batch in prepared {
-        if stop.load(Ordering::Relaxed) {
+        if stop.signal().is_some() {
             break;
         }
         let batch = meter.time(Stage::Encode, || encode(model.as_deref(), batch))?;
@@ -218,9 +231,9 @@ impl Writer {
         encoded: &Receiver<EncodedBatch>,
         meter: &Meter,
         progress: &mut Progress,
-        stop: &AtomicBool,
+        stop: &Stop,
     ) -> Result<(), Error> {
-        while !stop.load(Ordering::Relaxed) {
+        while stop.signal().is_none() {
             match encoded.recv_timeout(Duration::from_millis(200)) {
                 Ok(batch) => meter.time(Stage::Write, || self.write(&batch, meter))?,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -285,8 +298,9 @@ impl Writer {
         self.output.manifest.write(&self.output.dir)
     }
 
-    fn interrupted(&self) -> Error {
+    fn interrupted(&self, signal: i32) -> Error {
         Error::Interrupted {
+            signal,
             complete: self.output.manifest.parts.len(),
             parts: self.output.total_parts,
             output: self.output.dir.clone(),

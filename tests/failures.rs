@@ -15,6 +15,7 @@ use clap::Parser;
 use clipmill::cli::Cli;
 use clipmill::command::dispatch;
 use clipmill::error::Error;
+use clipmill::files::Lock;
 use common::{Ran, clipmill, corpora, root, sample, scratch};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -197,6 +198,15 @@ fn an_output_made_differently_is_refused_and_says_what_differs() {
     for says in ["sink.parquet.embeddings", "f32", "f16", "--output"] {
         assert!(ran.stderr.contains(says), "{}", ran.stderr);
     }
+}
+
+#[test]
+fn a_second_run_on_one_output_is_refused_at_once() {
+    let dir = scratch();
+    let _held = Lock::take(dir.path()).expect("free");
+    let ran = run(&["--output", &dir.path().display().to_string()]);
+    assert_eq!(ran.code, 73, "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("process {}", std::process::id())), "{}", ran.stderr);
 }
 
 /// The loader contract: what an image column may hold, and the status that it gives.

@@ -7,7 +7,7 @@ use crate::plan::Plan;
 
 pub fn check(args: &PipelineArgs) -> Result<(), Error> {
     let plan = Plan::resolve(pipeline::read_layered(args, None)?)?;
-    let manifest = plan.manifest()?;
+    let manifest = plan.manifest(&plan.made_with()?)?;
     let left = plan.remaining(&manifest).len();
     let state = match (left, plan.parts.len()) {
         (left, all) if left == all => format!("{} to do", table::counted(all as u64, "part")),

@@ -11,43 +11,32 @@ use super::{pipeline, table};
 use crate::analysis::summary::{Pair, ScoreSummary, SummaryColumns};
 use crate::cli::RunArgs;
 use crate::error::{Error, RowStatus};
+use crate::files::Lock;
 use crate::manifest::Manifest;
 use crate::plan::Plan;
 use crate::progress::{Meter, Progress, Stage};
 use crate::report::{RunReport, StageWork, Work, peak_memory};
-use crate::run::{count_statuses, run as run_stages};
+use crate::run::{Stop, count_statuses, run as run_stages};
+use crate::source::Part;
 use crate::spec::layers::Override;
 
 pub fn run(args: &RunArgs) -> Result<(), Error> {
-    let stop = stop_on_signals()?;
     let max_failed = args
         .max_failed
         .map(|most| Override::flag("--max-failed", "run.max_failed", most.to_string()));
     let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, max_failed)?)?;
-    let max_failed = plan.spec.run.max_failed;
-    let manifest = plan.manifest()?;
-    let parts = plan.remaining(&manifest);
-    let dir = plan.output().to_owned();
-    let report = match RunReport::read(&dir)? {
-        Some(report) if parts.is_empty() => {
+    let (dir, max_failed) = (plan.output().to_owned(), plan.spec.run.max_failed);
+    let made_with = plan.made_with()?;
+    // Before the lock: a folder that is somebody else's is refused without a trace in it.
+    plan.manifest(&made_with)?;
+    let _lock = Lock::take(&dir)?;
+    let manifest = plan.manifest(&made_with)?;
+    let report = match (RunReport::read(&dir)?, plan.remaining(&manifest)) {
+        (Some(report), parts) if parts.is_empty() => {
             say(args, &format!("{} is complete already: nothing to do\n\n", dir.display()))?;
             report
         }
-        _ => {
-            let about = About::of(&plan);
-            let meter = Arc::new(Meter::start());
-            let manifest = if parts.is_empty() {
-                manifest
-            } else {
-                announce(args, &plan, parts.len())?;
-                let rows = parts.iter().map(|part| part.rows).sum();
-                let mut progress = Progress::new(rows, args.quiet);
-                run_stages(plan.stages(parts, manifest)?, &meter, &mut progress, &stop)?
-            };
-            let report = about.report(&manifest, &meter)?;
-            report.write(&dir)?;
-            report
-        }
+        (_, parts) => work_on(args, plan, parts, manifest)?,
     };
     say(args, &summary(&report))?;
     let failed = report.rows - report.ok;
@@ -62,16 +51,40 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     }
 }
 
-/// A flag that Ctrl-C and SIGTERM raise. A second signal ends the process at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>, Error> {
-    let stop = Arc::new(AtomicBool::new(false));
+/// Does the parts that are left and writes the report of the whole output.
+fn work_on(
+    args: &RunArgs,
+    plan: Plan,
+    parts: Vec<Part>,
+    mut manifest: Manifest,
+) -> Result<RunReport, Error> {
+    let about = About::of(&plan);
+    let meter = Arc::new(Meter::start());
+    if !parts.is_empty() {
+        announce(args, &plan, parts.len());
+        let rows = parts.iter().map(|part| part.rows).sum();
+        let mut progress = Progress::new(rows, args.quiet);
+        let stages = plan.stages(parts, manifest)?;
+        manifest = run_stages(stages, &meter, &mut progress, &stop_on_signals()?)?;
+    }
+    let report = about.report(&manifest, &meter)?;
+    report.write(&about.dir)?;
+    Ok(report)
+}
+
+/// What Ctrl-C and SIGTERM raise. A second signal ends the process at once.
+fn stop_on_signals() -> Result<Arc<Stop>, Error> {
+    let (stop, again) = (Stop::default(), Arc::new(AtomicBool::new(false)));
     for signal in [SIGINT, SIGTERM] {
         // The order matters: the first signal finds the flag down and only raises it.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
-            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, again.clone())
+            .and_then(|_| signal_hook::flag::register(signal, again.clone()))
+            .and_then(|_| {
+                signal_hook::flag::register_usize(signal, stop.0.clone(), signal as usize)
+            })
             .map_err(|source| Error::Thread { stage: "signal", source })?;
     }
-    Ok(stop)
+    Ok(Arc::new(stop))
 }
 
 fn say(args: &RunArgs, text: &str) -> Result<(), Error> {
@@ -79,9 +92,9 @@ fn say(args: &RunArgs, text: &str) -> Result<(), Error> {
 }
 
 /// One line before the work, on stderr with the progress: what runs, on what.
-fn announce(args: &RunArgs, plan: &Plan, parts: usize) -> Result<(), Error> {
+fn announce(args: &RunArgs, plan: &Plan, parts: usize) {
     if args.quiet {
-        return Ok(());
+        return;
     }
     let done = plan.parts.len() - parts;
     let going_on = match done {
@@ -96,7 +109,6 @@ fn announce(args: &RunArgs, plan: &Plan, parts: usize) -> Result<(), Error> {
         plan.batch_size,
         table::counted(plan.threads as u64, "CPU thread")
     );
-    Ok(())
 }
 
 /// What the report says of the plan, kept while the plan becomes the run.
@@ -130,7 +142,7 @@ impl About {
         }
     }
 
-    fn report(self, manifest: &Manifest, meter: &Meter) -> Result<RunReport, Error> {
+    fn report(&self, manifest: &Manifest, meter: &Meter) -> Result<RunReport, Error> {
         let this_run = work(meter);
         let (image, caption) = (self.used.0.as_deref(), self.used.1.as_deref());
         let mut scores = Vec::new();
@@ -148,18 +160,18 @@ impl About {
             .collect();
         Ok(RunReport {
             clipmill: env!("CARGO_PKG_VERSION").to_owned(),
-            output: self.dir,
+            output: self.dir.clone(),
             rows,
             ok: statuses.iter().find(is_ok).map_or(0, |(_, n)| *n),
             failed,
             parts: self.parts.len() as u64,
             scores,
             this_run,
-            device: self.device,
-            precision: self.precision,
+            device: self.device.clone(),
+            precision: self.precision.clone(),
             batch_size: self.batch_size,
             threads: self.threads,
-            pipeline: self.pipeline,
+            pipeline: self.pipeline.clone(),
         })
     }
 }

@@ -19,7 +19,7 @@ use crate::columns::{Column, Needs};
 use crate::error::Error;
 use crate::files;
 use crate::images::{PathLoader, Preprocess};
-use crate::manifest::Manifest;
+use crate::manifest::{MadeWith, Manifest};
 use crate::model::DualEncoder;
 use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
@@ -127,19 +127,23 @@ impl Plan {
         (self.image_column.as_deref(), self.caption_column.as_deref())
     }
 
+    /// Everything that the output's values depend on. Reads the weights once to digest them.
+    pub fn made_with(&self) -> Result<MadeWith, Error> {
+        provenance::made_with(self)
+    }
+
     /// The folder's manifest: of an earlier run of this same plan, or a new one.
     ///
     /// Refuses a folder that holds anything else, or parts that were made differently.
-    pub fn manifest(&self) -> Result<Manifest, Error> {
+    pub fn manifest(&self, made_with: &MadeWith) -> Result<Manifest, Error> {
         let dir = self.output();
-        let made_with = provenance::made_with(self)?;
         match Manifest::read(dir)? {
-            Some(found) => match found.difference(&made_with) {
+            Some(found) => match found.difference(made_with) {
                 None => Ok(found),
                 Some(difference) => Err(Error::OutputDiffers { path: dir.to_owned(), difference }),
             },
             None => match first_entry(dir)? {
-                None => Ok(Manifest::new(made_with)),
+                None => Ok(Manifest::new(made_with.clone())),
                 Some(found) => Err(Error::OutputExists { path: dir.to_owned(), found }),
             },
         }
@@ -266,7 +270,7 @@ pub fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// What an output folder holds besides leftovers of a killed run.
+/// What an output folder holds besides a lock and leftovers of a killed run.
 fn first_entry(dir: &Path) -> Result<Option<String>, Error> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -277,7 +281,7 @@ fn first_entry(dir: &Path) -> Result<Option<String>, Error> {
     for entry in entries {
         let name = PathBuf::from(entry.map_err(Error::io("list", dir))?.file_name());
         let name = name.to_string_lossy().into_owned();
-        if !files::is_temporary(&name) {
+        if !files::is_housekeeping(&name) {
             names.push(name);
         }
     }

@@ -1,13 +1,11 @@
 //! How the output was made: what the manifest compares and what every part file says.
 
-use std::collections::BTreeMap;
-
 use parquet::file::metadata::KeyValue;
 use serde_json::json;
 
 use super::Plan;
 use crate::error::Error;
-use crate::manifest::Manifest;
+use crate::manifest::{MadeWith, Manifest};
 use crate::model::weights::sha256_file;
 
 /// Settings that say where or how fast, and change nothing in the output.
@@ -16,8 +14,8 @@ const NOT_MEANING: [&str; 2] = ["run.", "sink.parquet.path"];
 /// Everything that the output's values depend on, by name.
 ///
 /// Reads the weights once to digest them.
-pub fn made_with(plan: &Plan) -> Result<BTreeMap<String, String>, Error> {
-    let mut made_with = BTreeMap::new();
+pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
+    let mut made_with = MadeWith::new();
     made_with.insert("clipmill".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     for setting in &plan.settings {
         if !NOT_MEANING.iter().any(|prefix| setting.key.starts_with(prefix)) {
