@@ -25,7 +25,9 @@ Exit codes:
   1    failed
   2    bad usage or pipeline file
   3    finished, but more rows failed than --max-failed allows
-  130  interrupted; run the same command again to go on
+  73   another process writes to the output folder
+  75   the system refused for now (disk full, I/O error): the same command later goes on
+  130  interrupted (143 by SIGTERM): the same command goes on
 
 Start here:
   clipmill run pipelines/sample.toml";
@@ -44,6 +46,9 @@ pub enum Command {
     /// Summarise a Parquet file or a run's output: statuses, nulls, quantiles, rows, provenance.
     #[command(after_help = INSPECT_EXAMPLE)]
     Inspect(InspectArgs),
+    /// Check every part of an output against its recorded digest.
+    #[command(after_help = VERIFY_EXAMPLE)]
+    Verify(VerifyArgs),
     /// Score images against captions: the similarity of every pair.
     #[command(after_help = SCORE_EXAMPLE)]
     Score(ScoreArgs),
@@ -76,6 +81,10 @@ const INSPECT_EXAMPLE: &str = "\
 Examples:
   clipmill inspect out/sample
   clipmill inspect out/sample/part-00000.parquet --rows 20";
+
+const VERIFY_EXAMPLE: &str = "\
+Example:
+  clipmill verify out/sample";
 
 const SCORE_EXAMPLE: &str = "\
 Examples:
@@ -152,6 +161,13 @@ pub struct InspectArgs {
     /// How many sample rows to show.
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub rows: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A run's output folder.
+    #[arg(value_name = "DIR")]
+    pub output: PathBuf,
 }
 
 #[derive(Debug, Args)]

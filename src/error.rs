@@ -60,12 +60,16 @@ pub enum Error {
     OutputDiffers { path: PathBuf, difference: String },
 
     /// The output folder's record of itself is unusable.
-    #[error("{}: {problem}", path.display())]
+    #[error("{} {problem}", path.display())]
     Manifest { path: PathBuf, problem: String },
 
     /// Another process writes to the output folder.
     #[error("output {} is being written by {holder}: wait for it, or choose another with --output", path.display())]
     Locked { path: PathBuf, holder: String },
+
+    /// `verify` found parts that are not as they were published.
+    #[error("{} is not whole:\n  {}", path.display(), problems.join("\n  "))]
+    Verify { path: PathBuf, problems: Vec<String> },
 
     /// A file that is not the Parquet it should be.
     #[error("could not read {} as Parquet", path.display())]
@@ -178,6 +182,7 @@ impl Error {
             Error::Io { source, .. } if passes(source) => 75,
             Error::Parquet { .. }
             | Error::Manifest { .. }
+            | Error::Verify { .. }
             | Error::RowCount { .. }
             | Error::Io { .. }
             | Error::ModelFile { .. }

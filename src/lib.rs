@@ -34,18 +34,18 @@
 //! | [`error`] | `Error` stops the run, `RowError` becomes data; exit codes | |
 //! | [`spec`] | the pipeline file field for field; `layers`: file + command line | `error` |
 //! | [`batch`] | what travels between the stages | `error` |
-//! | [`files`] | publishing files whole | `error` |
+//! | [`digest`], [`files`] | SHA-256; publishing files whole, the output lock | `error` |
 //! | [`source`] | `Source`: rows in, part by part | `error spec batch` |
 //! | [`images`] | `ImageLoader`, decoding, Pillow's resampling, `Preprocess` | `error spec batch` |
 //! | [`text`] | `Tokenizer`: captions to ids | `error spec batch` |
-//! | [`model`] | `DualEncoder`; weights, device; `clip` | `error spec batch` |
+//! | [`model`] | `DualEncoder`; weights, device; `clip` | `error spec batch digest` |
 //! | [`score`] | formulas | |
 //! | [`columns`] | every output column: name, Arrow field, how it is filled | + `score` |
-//! | [`sink`] | `Sink`: part files, published whole | `error spec batch files` |
-//! | [`manifest`] | what was done, from what, with what | `error files` |
+//! | [`sink`] | `Sink`: part files, published whole | `error spec batch digest files` |
+//! | [`manifest`] | what was done, from what, with what | `error digest files` |
 //! | [`analysis`] | what can be said of a scored table | `error spec batch` |
-//! | [`prepare`], [`encode`] | the work of the two middle stages on one batch | the above |
-//! | [`run`] | stage threads, channels, join, commit; knows traits | the above but builders |
+//! | [`prepare`], [`encode`], [`write`] | the work of the later stages on one batch | the above |
+//! | [`run`] | stage threads, channels, join; knows traits | the above but builders |
 //! | [`plan`] | the spec resolved against disk and device; knows every builder | all of the above |
 //! | [`progress`] | counters of a run, and the only code that draws them | |
 //! | [`report`] | `run_report.json` | `error files analysis` |
@@ -70,6 +70,7 @@ pub mod batch;
 pub mod cli;
 pub mod columns;
 pub mod command;
+pub mod digest;
 pub mod encode;
 pub mod error;
 pub mod files;
@@ -86,3 +87,4 @@ pub mod sink;
 pub mod source;
 pub mod spec;
 pub mod text;
+pub mod write;

@@ -181,12 +181,14 @@ fn an_interrupted_run_keeps_its_parts_and_goes_on() {
         assert_eq!(signalled(&args, &part, signal), code);
         let kept = parts(&out).len();
         assert!(kept < 17, "{signal:?} came too late to interrupt anything");
+        assert!(!out.join("_SUCCESS").exists(), "{signal:?} left a mark of completeness");
         for part in parts(&out) {
             let file = fs::File::open(&part).expect("a part");
             ParquetRecordBatchReaderBuilder::try_new(file).expect("every part is whole");
         }
     }
     clipmill(&args).ok();
+    assert!(out.join("_SUCCESS").exists());
     let undisturbed = dir.path().join("undisturbed");
     clipmill(run_args(&dir.path().join("big.parquet"), &undisturbed, &sets)).ok();
     assert_eq!(parts(&out).len(), 17);
@@ -194,6 +196,38 @@ fn an_interrupted_run_keeps_its_parts_and_goes_on() {
     for (a, b) in parts(&out).iter().zip(parts(&undisturbed)) {
         let same = fs::read(a).expect("a part") == fs::read(b).expect("a part");
         assert!(same, "{} differs from the undisturbed run's", a.display());
+    }
+}
+
+#[test]
+fn verify_finds_a_flipped_bit_a_missing_part_and_a_damaged_manifest() {
+    let dir = scratch();
+    let args = run_args(&captions(), dir.path(), &["sink.parquet.rows_per_part=100"]);
+    clipmill(&args).ok();
+    let out = dir.path().display().to_string();
+    let verify = || clipmill(["verify", &out]);
+    assert!(verify().ok().stdout.contains("3 parts, 269 rows"));
+    assert!(dir.path().join("_SUCCESS").exists());
+
+    let part = dir.path().join("part-00001.parquet");
+    let whole = fs::read(&part).expect("a part");
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    fs::write(&part, &flipped).expect("written");
+    let ran = verify();
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("part-00001.parquet does not have the recorded digest"));
+    fs::remove_file(&part).expect("removed");
+    assert!(verify().stderr.contains("part-00001.parquet is missing"));
+    fs::write(&part, &whole).expect("written");
+    verify().ok();
+
+    let manifest = dir.path().join("_manifest.json");
+    let text = fs::read_to_string(&manifest).expect("the manifest");
+    fs::write(&manifest, text.replace("\"rows_in\": 100", "\"rows_in\": 101")).expect("written");
+    for ran in [verify(), clipmill(&args)] {
+        assert_eq!(ran.code, 1);
+        assert!(ran.stderr.contains("_manifest.json is damaged"), "{}", ran.stderr);
     }
 }
 

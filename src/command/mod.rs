@@ -9,6 +9,7 @@ mod plan;
 mod run;
 mod score;
 mod table;
+mod verify;
 
 use crate::cli::Command;
 use crate::error::Error;
@@ -20,6 +21,7 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
         Command::Check(args) => check::check(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Verify(args) => verify::verify(&args),
         Command::Score(args) => score::score(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions(args) => completions::completions(&args),

@@ -16,7 +16,7 @@ use crate::manifest::Manifest;
 use crate::plan::Plan;
 use crate::progress::{Meter, Progress, Stage};
 use crate::report::{RunReport, StageWork, Work, peak_memory};
-use crate::run::{Stop, count_statuses, run as run_stages};
+use crate::run::{Stop, run as run_stages};
 use crate::source::Part;
 use crate::spec::layers::Override;
 
@@ -65,10 +65,12 @@ fn work_on(
         let rows = parts.iter().map(|part| part.rows).sum();
         let mut progress = Progress::new(rows, args.quiet);
         let stages = plan.stages(parts, manifest)?;
+        Manifest::mark_incomplete(&about.dir)?;
         manifest = run_stages(stages, &meter, &mut progress, &stop_on_signals()?)?;
     }
     let report = about.report(&manifest, &meter)?;
     report.write(&about.dir)?;
+    Manifest::mark_complete(&about.dir)?;
     Ok(report)
 }
 
@@ -150,7 +152,7 @@ impl About {
             let columns = SummaryColumns { score, image, caption };
             scores.extend(ScoreSummary::of(&self.parts, columns)?);
         }
-        let statuses = count_statuses(manifest);
+        let statuses = manifest.statuses();
         let rows = statuses.iter().map(|(_, n)| n).sum();
         let is_ok = |(status, _): &&(RowStatus, u64)| *status == RowStatus::Ok;
         let failed: BTreeMap<_, _> = statuses

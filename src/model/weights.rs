@@ -7,14 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
-use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
+use crate::digest;
 use crate::error::Error;
 
 const SINGLE: &str = "model.safetensors";
@@ -185,14 +185,14 @@ impl Weights {
     /// `Io` when a file cannot be read.
     pub fn sha256(&self) -> Result<String, Error> {
         if let [file] = self.files.as_slice() {
-            return sha256_file(&file.path);
+            return digest::of_file(&file.path);
         }
-        let mut all = Sha256::new();
+        let mut all = String::new();
         for file in &self.files {
             let name = file.path.file_name().unwrap_or_default().to_string_lossy();
-            all.update(format!("{}  {name}\n", sha256_file(&file.path)?));
+            all += &format!("{}  {name}\n", digest::of_file(&file.path)?);
         }
-        Ok(hexadecimal(&all.finalize()))
+        Ok(digest::of_bytes(all.as_bytes()))
     }
 
     fn find(&self, name: &str) -> Result<(&WeightsFile, &TensorInfo), Error> {
@@ -261,24 +261,4 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
         Some(name) => Err(problem(format!("lists \"{name}\", which is no plain file name"))),
         None => Ok(index.weight_map),
     }
-}
-
-/// The SHA-256 of a file's bytes, in hexadecimal, as `sha256sum` prints it.
-///
-/// # Errors
-/// `Io` when the file cannot be read.
-pub fn sha256_file(path: &Path) -> Result<String, Error> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer).map_err(Error::io("read", path))? {
-            0 => return Ok(hexadecimal(&digest.finalize())),
-            n => digest.update(&buffer[..n]),
-        }
-    }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -24,7 +24,7 @@ use crate::model::DualEncoder;
 use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
 use crate::prepare::{CaptionStep, ImageStep, Prepare};
-use crate::run::{LoadModel, Output, Stages};
+use crate::run::{LoadModel, Stages};
 use crate::sink::{ParquetSink, PartOptions};
 use crate::source::{InputFile, ParquetSource, Part};
 use crate::spec::layers::{Layered, Setting};
@@ -33,6 +33,7 @@ use crate::spec::{
     SourceSpec,
 };
 use crate::text::Tokenizer;
+use crate::write::Output;
 
 /// Rows a batch on a CPU, where a larger one gains nothing (`tests/bench/README.md`).
 const BATCH_CPU: usize = 64;
@@ -143,7 +144,7 @@ impl Plan {
                 Some(difference) => Err(Error::OutputDiffers { path: dir.to_owned(), difference }),
             },
             None => match first_entry(dir)? {
-                None => Ok(Manifest::new(made_with.clone())),
+                None => Ok(Manifest::new(made_with.clone(), self.parts.len())),
                 Some(found) => Err(Error::OutputExists { path: dir.to_owned(), found }),
             },
         }

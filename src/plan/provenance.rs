@@ -4,9 +4,9 @@ use parquet::file::metadata::KeyValue;
 use serde_json::json;
 
 use super::Plan;
+use crate::digest;
 use crate::error::Error;
 use crate::manifest::{MadeWith, Manifest};
-use crate::model::weights::sha256_file;
 
 /// Settings that say where or how fast, and change nothing in the output.
 const NOT_MEANING: [&str; 2] = ["run.", "sink.parquet.path"];
@@ -36,7 +36,7 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
         made_with.insert("preprocessing".to_owned(), preprocess.describe());
     }
     if let Some(tokenizer) = &plan.tokenizer {
-        let digests = tokenizer.files().iter().map(|file| sha256_file(file));
+        let digests = tokenizer.files().iter().map(|file| digest::of_file(file));
         let digests = digests.collect::<Result<Vec<_>, _>>()?;
         made_with.insert("tokenizer sha256".to_owned(), digests.join(" "));
     }

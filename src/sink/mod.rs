@@ -28,4 +28,6 @@ pub trait Sink {
 pub struct Published {
     pub rows: u64,
     pub bytes: u64,
+    /// Of the whole file, in hexadecimal.
+    pub sha256: String,
 }

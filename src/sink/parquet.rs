@@ -14,6 +14,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use super::{Published, Sink};
+use crate::digest::DigestedFile;
 use crate::error::Error;
 use crate::files;
 
@@ -40,7 +41,7 @@ pub struct ParquetSink {
 struct OpenPart {
     /// The final path.
     done: PathBuf,
-    writer: ArrowWriter<File>,
+    writer: ArrowWriter<DigestedFile>,
     rows: u64,
 }
 
@@ -65,7 +66,7 @@ impl Sink for ParquetSink {
         let temporary = files::temporary(&done);
         let file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
         let properties = Some(self.properties.clone());
-        let writer = ArrowWriter::try_new(file, self.schema.clone(), properties)
+        let writer = ArrowWriter::try_new(DigestedFile::new(file), self.schema.clone(), properties)
             .map_err(|error| write_error(&done, error))?;
         self.open = Some(OpenPart { done, writer, rows: 0 });
         Ok(())
@@ -87,10 +88,11 @@ impl Sink for ParquetSink {
     fn publish(&mut self) -> Result<Published, Error> {
         let part = self.open.take().expect("run begins a part before it publishes it");
         let OpenPart { done, writer, rows } = part;
-        let file = writer.into_inner().map_err(|error| write_error(&done, error))?;
+        let written = writer.into_inner().map_err(|error| write_error(&done, error))?;
+        let (file, sha256) = written.finish();
         let bytes = file.metadata().map_err(Error::io("read", &done))?.len();
         files::publish(file, &done)?;
-        Ok(Published { rows, bytes })
+        Ok(Published { rows, bytes, sha256 })
     }
 }
 

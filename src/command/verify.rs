@@ -1,0 +1,65 @@
+//! `clipmill verify`: every part of an output against the manifest's digests.
+
+use std::path::Path;
+
+use super::table;
+use crate::cli::VerifyArgs;
+use crate::digest;
+use crate::error::Error;
+use crate::manifest::{Manifest, PartRecord, SUCCESS};
+use crate::source::find_files;
+
+pub fn verify(args: &VerifyArgs) -> Result<(), Error> {
+    let dir = &args.output;
+    let manifest = Manifest::read(dir)?.ok_or_else(|| Error::NotFound {
+        what: "the manifest of",
+        path: dir.clone(),
+        hint: ": it is no output folder of clipmill".into(),
+    })?;
+    let mut problems = Vec::new();
+    for (name, record) in &manifest.parts {
+        if let Some(problem) = check(&dir.join(name), record)? {
+            problems.push(format!("{name} {problem}"));
+        }
+    }
+    for path in find_files(dir).unwrap_or_default() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !manifest.parts.contains_key(name.as_ref()) {
+            problems.push(format!("{name} is not in the manifest"));
+        }
+    }
+    let missing = manifest.n_parts.saturating_sub(manifest.parts.len());
+    if missing > 0 {
+        let of = manifest.n_parts;
+        problems.push(format!("{} of {of} not made yet", table::counted(missing as u64, "part")));
+    }
+    match (missing == 0, dir.join(SUCCESS).exists()) {
+        (true, false) => problems.push(format!("{SUCCESS} is missing: run the pipeline again")),
+        (false, true) => problems.push(format!("{SUCCESS} is there and parts are missing")),
+        _ => {}
+    }
+    if !problems.is_empty() {
+        return Err(Error::Verify { path: dir.clone(), problems });
+    }
+    let rows = manifest.parts.values().map(|part| part.rows_out).sum();
+    let n_parts = manifest.parts.len() as u64;
+    let (parts, rows) = (table::counted(n_parts, "part"), table::counted(rows, "row"));
+    table::print(&format!("{}: {parts}, {rows}, every digest fits\n", dir.display()))
+}
+
+/// What is wrong with a part file, if anything.
+fn check(path: &Path, record: &PartRecord) -> Result<Option<String>, Error> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(Some("is missing".to_owned()))
+        }
+        Err(error) => Err(Error::io("read", path)(error)),
+        Ok(found) if found.len() != record.bytes => {
+            Ok(Some(format!("has {} bytes, not {}", found.len(), record.bytes)))
+        }
+        Ok(_) if digest::of_file(path)? != record.sha256 => {
+            Ok(Some("does not have the recorded digest".to_owned()))
+        }
+        Ok(_) => Ok(None),
+    }
+}
