@@ -101,7 +101,7 @@ pub struct Captions {
 /// What was learned about a caption from tokenizing it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CaptionInfo {
-    /// Tokens before truncation, start-of-text and end-of-text included.
+    /// Tokens before truncation, start-of-text and end-of-text included; of the first 64 KiB.
     pub tokens: u32,
     /// Whether tokens were cut to fit the model's context.
     pub truncated: bool,

@@ -32,7 +32,7 @@ pub enum Error {
     NotFound { what: &'static str, path: PathBuf, hint: String },
 
     /// A folder or glob that holds no input.
-    #[error("no Parquet files in {}: expected files that end in .parquet", path.display())]
+    #[error("no Parquet files in {}: expected files that end in .parquet; files in sub-folders are found by a glob such as 'DIR/**/*.parquet' (what the folders' names say is not read)", path.display())]
     NoInput { path: PathBuf },
 
     /// A column that the pipeline names and the input lacks.
@@ -43,9 +43,13 @@ pub enum Error {
     #[error("column \"{column}\" of {} is {found}; {wanted}", path.display())]
     ColumnType { path: PathBuf, column: String, found: String, wanted: String },
 
-    /// An output column that the input already has, or that is declared twice.
-    #[error("output column \"{column}\" is already a column of {}: name it otherwise under [columns]", path.display())]
-    ColumnCollision { path: PathBuf, column: String },
+    /// An output column that the input already has.
+    #[error("output column \"{column}\" is already a column of {}: under [columns], write `clip_{column} = \"{kind}\"` or another name", path.display())]
+    ColumnCollision { path: PathBuf, column: String, kind: &'static str },
+
+    /// An input with two columns of one name.
+    #[error("{} has two columns named \"{column}\": rename one", path.display())]
+    DuplicateColumn { path: PathBuf, column: String },
 
     /// Input files whose columns differ.
     #[error("{} and {} have different columns ({detail}): score them in separate runs", first.display(), other.display())]
@@ -173,6 +177,7 @@ impl Error {
             | Error::NoColumn { .. }
             | Error::ColumnType { .. }
             | Error::ColumnCollision { .. }
+            | Error::DuplicateColumn { .. }
             | Error::SchemaMismatch { .. }
             | Error::OutputExists { .. }
             | Error::OutputDiffers { .. } => 2,

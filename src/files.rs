@@ -13,15 +13,18 @@ use rustix::io::Errno;
 
 use crate::error::Error;
 
+/// Nobody else's files end so, and what does may be removed.
+const TEMPORARY: &str = ".clipmill-tmp";
+
 /// The temporary name beside a final path. Hidden, so that a glob for data does not find it.
 pub fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.tmp"))
+    path.with_file_name(format!(".{name}{TEMPORARY}"))
 }
 
 /// Whether a file name is one that [`temporary`] gives.
 pub fn is_temporary(name: &str) -> bool {
-    name.starts_with('.') && name.ends_with(".tmp")
+    name.starts_with('.') && name.ends_with(TEMPORARY)
 }
 
 /// Makes a complete temporary file visible under its final path. Consumes the open file, whose

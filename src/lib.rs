@@ -32,23 +32,26 @@
 //! | module | is | imports of ours |
 //! |---|---|---|
 //! | [`error`] | `Error` stops the run, `RowError` becomes data; exit codes | |
+//! | [`contain`] | panics on strangers' bytes as values | |
+//! | [`digest`], [`files`] | SHA-256; publishing files whole, the output lock | `error` |
 //! | [`spec`] | the pipeline file field for field; `layers`: file + command line | `error` |
 //! | [`batch`] | what travels between the stages | `error` |
-//! | [`digest`], [`files`] | SHA-256; publishing files whole, the output lock | `error` |
-//! | [`source`] | `Source`: rows in, part by part | `error spec batch` |
-//! | [`images`] | `ImageLoader`, decoding, Pillow's resampling, `Preprocess` | `error spec batch` |
+//! | [`source`] | `Source`: rows in, part by part | `error batch contain digest` |
+//! | [`images`] | `ImageLoader`, decoding, Pillow's resampling, `Preprocess` | `error spec batch contain` |
 //! | [`text`] | `Tokenizer`: captions to ids | `error spec batch` |
 //! | [`model`] | `DualEncoder`; weights, device; `clip` | `error spec batch digest` |
 //! | [`score`] | formulas | |
-//! | [`columns`] | every output column: name, Arrow field, how it is filled | + `score` |
-//! | [`sink`] | `Sink`: part files, published whole | `error spec batch digest files` |
+//! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch score` |
+//! | [`sink`] | `Sink`: part files, published whole | `error digest files` |
 //! | [`manifest`] | what was done, from what, with what | `error digest files` |
-//! | [`analysis`] | what can be said of a scored table | `error spec batch` |
-//! | [`prepare`], [`encode`], [`write`] | the work of the later stages on one batch | the above |
-//! | [`run`] | stage threads, channels, join; knows traits | the above but builders |
-//! | [`plan`] | the spec resolved against disk and device; knows every builder | all of the above |
+//! | [`analysis`] | what can be said of a scored table | `error contain` |
 //! | [`progress`] | counters of a run, and the only code that draws them | |
 //! | [`report`] | `run_report.json` | `error files analysis` |
+//! | [`prepare`] | the second stage's work on one batch | `error batch images text` |
+//! | [`encode`] | the third stage's | `error batch model` |
+//! | [`write`] | the last stage's: parts and the manifest | `error spec batch columns manifest sink source` |
+//! | [`run`] | stage threads, channels, join; knows traits, not what is behind them | `error batch encode manifest model prepare progress sink source write` |
+//! | [`plan`] | the spec resolved against disk and device; knows every builder | anything |
 //! | [`cli`], [`command`] | clap structs; one file a subcommand | anything |
 //!
 //! `tests/architecture.rs` enforces the third column.
@@ -70,6 +73,7 @@ pub mod batch;
 pub mod cli;
 pub mod columns;
 pub mod command;
+pub mod contain;
 pub mod digest;
 pub mod encode;
 pub mod error;

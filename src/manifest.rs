@@ -1,4 +1,4 @@
-//! What was done, from what, with what: `manifest.json` in the output folder.
+//! What was done, from what, with what: `_manifest.json` in the output folder.
 //!
 //! A run reads it to know which parts are complete and whether they were made in the way that is
 //! asked for now. It is replaced atomically after every part. It holds no rows and no scores.

@@ -133,9 +133,9 @@ type Outcome = Result<(Vec<i64>, CaptionInfo), RowError>;
 impl CaptionStep {
     fn apply(&self, rows: &RecordBatch) -> Result<Vec<Outcome>, Error> {
         // Whichever string type the file has.
-        let column = cast(named(rows, &self.column), &DataType::Utf8)
+        let column = cast(named(rows, &self.column), &DataType::Utf8View)
             .map_err(|source| Error::Arrow { action: "read captions as strings", source })?;
-        let captions = column.as_string::<i32>();
+        let captions = column.as_string_view();
         let encode = |row| {
             if captions.is_null(row) {
                 return Err(RowError::new(RowStatus::CaptionMissing, "the caption is null"));

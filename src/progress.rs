@@ -3,7 +3,7 @@
 //! On a terminal a bar; elsewhere a plain line now and then. Both go to stderr, so that stdout
 //! stays the command's own output.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -140,7 +140,7 @@ impl Progress {
             }
             View::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
-                eprintln!("{}; busy: {}", state(self.total, meter), meter.load());
+                say(&format!("{}; busy: {}", state(self.total, meter), meter.load()));
             }
             View::Lines { .. } => {}
         }
@@ -165,4 +165,9 @@ fn state(total: u64, meter: &Meter) -> String {
     let per_second = rows as f64 / meter.elapsed().as_secs_f64().max(1e-9);
     let left = Duration::from_secs_f64((total.saturating_sub(rows) as f64 / per_second).min(1e9));
     format!("{of}, {per_second:.1} rows/s, {} left, {failed} failed", HumanDuration(left))
+}
+
+/// A line on stderr. A closed or full stderr must not end a run.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

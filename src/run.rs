@@ -25,7 +25,7 @@ use crate::source::Source;
 use crate::write::{Output, Writer};
 
 /// Two: one being worked on, one ready. More only hides a slow stage behind memory.
-const QUEUE: usize = 2;
+pub const QUEUE: usize = 2;
 
 /// How long an interrupted run waits for its stages before it leaves them behind.
 const GRACE: Duration = Duration::from_secs(3);
@@ -89,13 +89,13 @@ pub fn run(
     drop(encoded_rx);
     let upstream = join([("read", reader), ("prepare", preparer), ("encode", encoder)], stop);
     progress.finish();
-    if let Some(signal) = stop.signal() {
-        return Err(writer.interrupted(signal));
-    }
     // The writer's own error first: the others then only saw their channel close.
     written?;
     upstream?;
-    writer.complete()
+    match stop.signal() {
+        Some(signal) if !writer.is_complete() => Err(writer.interrupted(signal)),
+        _ => writer.complete(),
+    }
 }
 
 fn spawn(

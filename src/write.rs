@@ -15,7 +15,7 @@ use crate::columns::Column;
 use crate::error::{Error, RowStatus};
 use crate::manifest::{Manifest, PartRecord};
 use crate::sink::Sink;
-use crate::source::Part;
+use crate::source::{InputFile, Part};
 use crate::spec::OnRowError;
 
 /// What the stage needs to know of the plan.
@@ -26,8 +26,8 @@ pub struct Output {
     pub on_row_error: OnRowError,
     /// The parts that this run makes.
     pub parts: Vec<Part>,
-    /// The input file of each part's `input`, for messages.
-    pub inputs: Vec<PathBuf>,
+    /// The input file of each part's `input`.
+    pub inputs: Vec<InputFile>,
     /// Parts in the whole plan, those of earlier runs included.
     pub total_parts: usize,
     /// Updated after every part.
@@ -61,7 +61,7 @@ impl Writer {
             Some(open) => self.open.insert(open),
             None => {
                 let part = self.output.part(batch.position.part);
-                self.sink.begin(&part.file_name())?;
+                self.sink.begin(&part.file_name(), &self.output.inputs[part.input].metadata)?;
                 self.open.insert(OpenPart { part, rows_in: 0, statuses: BTreeMap::new() })
             }
         };
@@ -89,7 +89,7 @@ impl Writer {
     fn publish(&mut self) -> Result<(), Error> {
         let OpenPart { part, rows_in, statuses } =
             self.open.take().expect("only called with an open part");
-        let path = &self.output.inputs[part.input];
+        let path = &self.output.inputs[part.input].path;
         if rows_in != part.rows {
             return Err(Error::RowCount {
                 path: path.clone(),
@@ -119,13 +119,17 @@ impl Writer {
         }
     }
 
+    /// Whether every part of this run is published and recorded.
+    pub fn is_complete(&self) -> bool {
+        let recorded = &self.output.manifest.parts;
+        self.output.parts.iter().all(|part| recorded.contains_key(&part.file_name()))
+    }
+
     /// All stages ended well: makes sure that every part is there.
     pub fn complete(self) -> Result<Manifest, Error> {
-        let Output { parts, manifest, .. } = self.output;
-        let missing = parts.iter().find(|part| !manifest.parts.contains_key(&part.file_name()));
-        match missing {
-            None => Ok(manifest),
-            Some(_) => Err(Error::StagePanicked { stage: "write" }),
+        match self.is_complete() {
+            true => Ok(self.output.manifest),
+            false => Err(Error::StagePanicked { stage: "write" }),
         }
     }
 }
@@ -157,7 +161,7 @@ fn first_failure(output: &Output, open: &OpenPart, batch: &EncodedBatch) -> Erro
         .find(|row| batch.status(*row) != RowStatus::Ok)
         .expect("the caller counted a failure");
     Error::Row {
-        path: output.inputs[open.part.input].clone(),
+        path: output.inputs[open.part.input].path.clone(),
         row: open.part.start + batch.position.offset + row as u64,
         status: batch.status(row),
         message: batch.message(row).unwrap_or_default(),

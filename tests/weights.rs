@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use clipmill::batch::PixelScale;
+use clipmill::digest;
 use clipmill::error::Error;
 use clipmill::model::clip::{Clip, ClipFiles};
 use clipmill::model::config::{Activation, ClipConfig, Pooling};
 use clipmill::model::device::Placement;
-use clipmill::model::weights::sha256_file;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
@@ -285,14 +285,15 @@ fn digests_are_sha256sums() {
     let path = dir.path().join("abc");
     std::fs::write(&path, "abc").unwrap();
     let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-    assert_eq!(sha256_file(&path).unwrap(), abc);
+    assert_eq!(digest::of_file(&path).unwrap(), abc);
     let sample = common::sample().join("model");
     let one = ClipFiles::open(&sample).unwrap().weights_sha256().unwrap();
-    assert_eq!(one, sha256_file(&sample.join(WEIGHTS)).unwrap());
+    assert_eq!(one, digest::of_file(&sample.join(WEIGHTS)).unwrap());
     let two = sharded(|_, _| ());
-    let line = |name: &str| format!("{}  {name}\n", sha256_file(&two.path().join(name)).unwrap());
+    let line =
+        |name: &str| format!("{}  {name}\n", digest::of_file(&two.path().join(name)).unwrap());
     let lines = dir.path().join("lines");
     std::fs::write(&lines, line("a.safetensors") + &line("b.safetensors")).unwrap();
     let both = ClipFiles::open(two.path()).unwrap().weights_sha256().unwrap();
-    assert_eq!(both, sha256_file(&lines).unwrap());
+    assert_eq!(both, digest::of_file(&lines).unwrap());
 }

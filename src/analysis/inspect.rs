@@ -1,11 +1,12 @@
 //! What a Parquet table holds: statuses, null rates, quantiles, first rows, provenance. In
-//! polars, streaming, so that a table larger than memory works.
+//! polars, which streams; exact quantiles still hold one column each.
 
 use std::path::{Path, PathBuf};
 
 use parquet::file::metadata::ParquetMetaDataReader;
 use polars::prelude::*;
 
+use crate::contain::contain;
 use crate::error::Error;
 
 /// The quantiles of a numeric column: minimum, 5 %, 25 %, 50 %, 75 %, 95 %, maximum.
@@ -37,7 +38,19 @@ pub struct ColumnInspection {
 
 impl Inspection {
     /// Looks at `files`, and at their first `n_sample` rows more closely.
+    ///
+    /// # Errors
+    /// `Table` when polars cannot read them, for a column type that it does not have too.
     pub fn of(files: Vec<PathBuf>, n_sample: usize) -> Result<Self, Error> {
+        let path = files[0].clone();
+        // Where polars lacks a type it panics.
+        contain(|| Self::read(files, n_sample)).unwrap_or_else(|| {
+            let source = "a column has a type that polars does not read".into();
+            Err(Error::Table { action: "summarise", path, source })
+        })
+    }
+
+    fn read(files: Vec<PathBuf>, n_sample: usize) -> Result<Self, Error> {
         let first = &files[0];
         let wrong = |source: PolarsError| Error::Table {
             action: "read",

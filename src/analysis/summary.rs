@@ -231,13 +231,13 @@ impl Strings {
         let Some(values) = column.and_then(|name| batch.column_by_name(name)) else {
             return Ok(Self(None));
         };
-        let values = cast(values, &DataType::Utf8)
+        let values = cast(values, &DataType::Utf8View)
             .map_err(|source| Error::Arrow { action: "read a column as strings", source })?;
         Ok(Self(Some(values)))
     }
 
     fn get(&self, row: usize) -> Option<String> {
-        let values = self.0.as_ref()?.as_string::<i32>();
+        let values = self.0.as_ref()?.as_string_view();
         values.is_valid(row).then(|| values.value(row).to_owned())
     }
 }

@@ -4,10 +4,14 @@ use super::table;
 use crate::analysis::inspect::Inspection;
 use crate::cli::InspectArgs;
 use crate::error::Error;
-use crate::source::find_files;
+use crate::source::{check_magic, find_files};
 
 pub fn inspect(args: &InspectArgs) -> Result<(), Error> {
-    let found = Inspection::of(find_files(&args.path)?, args.rows)?;
+    let files = find_files(&args.path)?;
+    for file in &files {
+        check_magic(file)?;
+    }
+    let found = Inspection::of(files, args.rows)?;
     let files = match found.files.as_slice() {
         [only] => only.display().to_string(),
         [first, .., last] => {

@@ -14,7 +14,7 @@ use crate::error::{Error, RowStatus};
 use crate::files::Lock;
 use crate::manifest::Manifest;
 use crate::plan::Plan;
-use crate::progress::{Meter, Progress, Stage};
+use crate::progress::{self, Meter, Progress, Stage};
 use crate::report::{RunReport, StageWork, Work, peak_memory};
 use crate::run::{Stop, run as run_stages};
 use crate::source::Part;
@@ -103,14 +103,14 @@ fn announce(args: &RunArgs, plan: &Plan, parts: usize) {
         0 => String::new(),
         done => format!(", going on after {} complete", table::counted(done as u64, "part")),
     };
-    eprintln!(
+    progress::say(&format!(
         "{} in {}{going_on}; {}, batches of {}, {}",
         table::counted(plan.rows(), "row"),
         table::counted(plan.parts.len() as u64, "part"),
         plan.placement,
         plan.batch_size,
         table::counted(plan.threads as u64, "CPU thread")
-    );
+    ));
 }
 
 /// What the report says of the plan, kept while the plan becomes the run.

@@ -3,6 +3,8 @@
 //! The same preprocessing, tokenizing and towers as `run`, without a table. One bad image or
 //! caption is an error here: the user named it.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::table;
@@ -18,9 +20,10 @@ use crate::text::Tokenizer;
 
 pub fn score(args: &ScoreArgs) -> Result<(), Error> {
     let files = ClipFiles::open(&args.model)?;
-    let preprocess = Preprocess::read(&args.model, &PreprocessSpec::default())?;
+    let spec = PreprocessSpec::default();
+    let preprocess = Preprocess::read(&args.model, &spec)?;
     let tokenizer = Tokenizer::read(&args.model, files.context_length(), &CaptionSpec::default())?;
-    let pixels = pixels(args, &preprocess)?;
+    let pixels = pixels(args, &preprocess, &spec)?;
     let captions = captions(args, &tokenizer)?;
     let placement = device::resolve(args.device, args.precision)?.placement;
     let model = files.load(preprocess.scale(), placement)?;
@@ -34,16 +37,39 @@ pub fn score(args: &ScoreArgs) -> Result<(), Error> {
     })
 }
 
-fn pixels(args: &ScoreArgs, preprocess: &Preprocess) -> Result<Pixels, Error> {
+fn pixels(
+    args: &ScoreArgs,
+    preprocess: &Preprocess,
+    spec: &PreprocessSpec,
+) -> Result<Pixels, Error> {
     let (height, width) = (preprocess.height(), preprocess.width());
     let slot_bytes = height * width * 3;
     let mut data = vec![0; args.images.len() * slot_bytes];
     for (path, slot) in args.images.iter().zip(data.chunks_exact_mut(slot_bytes)) {
-        let bytes = std::fs::read(path).map_err(Error::io("read the image", path))?;
+        let bytes = read(path, spec.max_bytes)?;
         let (_, outcome) = preprocess.apply(&bytes, slot);
         outcome.map_err(|error| bad_input("image", path.display().to_string(), &error))?;
     }
     Ok(Pixels { data, height, width, rows: (0..args.images.len() as u32).collect() })
+}
+
+/// A regular file of bounded size: a device or a FIFO has no end.
+fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
+    let found = std::fs::metadata(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::NotFound { what: "image", path: path.to_owned(), hint: String::new() }
+        }
+        _ => Error::Io { action: "read the image", path: path.to_owned(), source },
+    })?;
+    let refuse =
+        |problem: String| Err(Error::Setting { key: format!("image {}", path.display()), problem });
+    if !found.is_file() {
+        return refuse("is not a regular file".into());
+    }
+    if found.len() > max_bytes {
+        return refuse(format!("has {} bytes, more than {max_bytes}", found.len()));
+    }
+    std::fs::read(path).map_err(Error::io("read the image", path))
 }
 
 fn captions(args: &ScoreArgs, tokenizer: &Tokenizer) -> Result<Captions, Error> {

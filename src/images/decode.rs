@@ -18,10 +18,10 @@ mod tiff_data;
 mod webp;
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::resize::Rgb;
 use crate::batch::{ImageFormat, ImageInfo};
+use crate::contain::contain;
 use crate::error::{RowError, RowStatus};
 use crate::spec::{ExifSpec, PreprocessSpec};
 
@@ -35,8 +35,8 @@ const MAX_SIDE: u32 = 65_535;
 pub fn decode(bytes: &[u8], spec: &PreprocessSpec) -> (Option<ImageInfo>, Result<Rgb, RowError>) {
     let mut gate = Gate { spec, info: None };
     // A defect in a decoder must cost a row, not the run.
-    let decoded = catch_unwind(AssertUnwindSafe(|| dispatch(bytes, &mut gate)));
-    let decoded = decoded.unwrap_or_else(|_| {
+    let decoded = contain(|| dispatch(bytes, &mut gate));
+    let decoded = decoded.unwrap_or_else(|| {
         Err(RowError::new(RowStatus::DecoderPanic, "the decoder panicked on these bytes"))
     });
     (gate.info, decoded)

@@ -135,8 +135,8 @@ mod tests {
 
     fn file(rows: u64) -> InputFile {
         let schema = Arc::new(Schema::empty());
-        let (path, modified) = ("x.parquet".into(), String::new());
-        InputFile { path, rows, bytes: 0, modified, schema, metadata: vec![] }
+        let (path, footer) = ("x.parquet".into(), String::new());
+        InputFile { path, rows, bytes: 0, footer, schema, metadata: vec![] }
     }
 
     fn rows(parts: &[Part]) -> Vec<(usize, u64, u64)> {

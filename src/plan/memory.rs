@@ -6,11 +6,16 @@ use serde::Serialize;
 
 use crate::model::clip::ClipFiles;
 use crate::model::device::Placement;
+use crate::run::QUEUE;
+use crate::sink::ROW_GROUP_BYTES;
 use crate::spec::PipelineSpec;
 
-/// Batches that exist at once: one in each of four stages, and `QUEUE` in each of two channels
-/// that carry pixels.
-const BATCHES_IN_FLIGHT: usize = 2 + 2 + 2;
+/// Batches with pixels that exist at once: one being prepared, one being encoded, and those in the
+/// channel between.
+const BATCHES_IN_FLIGHT: u64 = 2 + QUEUE as u64;
+
+/// Bytes that a decoder may hold for a pixel: 16-bit RGBA as it is read, as 8 bits, and as RGB.
+const DECODER_BYTES_A_PIXEL: u64 = 8 + 4 + 3;
 
 /// Bytes by what holds them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -21,7 +26,7 @@ pub struct Memory {
     pub pixels: u64,
     /// The most that decoding can take: every thread at an image of `max_pixels`.
     pub decoding: u64,
-    /// Column pages of the row group that is being written.
+    /// Column pages of the row group that is being written, and of the one being compressed.
     pub writing: u64,
 }
 
@@ -34,12 +39,15 @@ impl Memory {
         placement: Placement,
     ) -> Self {
         let side = model.image_size() as u64;
-        let pixels = BATCHES_IN_FLIGHT as u64 * batch_size as u64 * side * side * 3;
+        let pixels = (side * side * 3).saturating_mul(BATCHES_IN_FLIGHT * batch_size as u64);
+        let one = spec.preprocess.max_pixels.saturating_mul(DECODER_BYTES_A_PIXEL);
+        let one = one.saturating_add(spec.preprocess.max_bytes);
         Self {
+            // Read from the file, converted and laid out one tensor at a time.
             weights: model.n_parameters() * placement.kind.elt_size_in_bytes() as u64,
             pixels,
-            decoding: threads as u64 * (spec.preprocess.max_pixels * 4 + spec.preprocess.max_bytes),
-            writing: (2 * 64) << 20,
+            decoding: one.saturating_mul(threads as u64),
+            writing: 2 * ROW_GROUP_BYTES as u64,
         }
     }
 }

@@ -71,6 +71,7 @@ impl Plan {
     /// Resolves a pipeline. Reads footers and the model's small files, not its weights.
     pub fn resolve(layered: Layered) -> Result<Self, Error> {
         let Layered { spec, settings } = layered;
+        check_settings(&spec)?;
         let (source, sink) = (source(&spec), sink(&spec));
         let needs = Needs::of(spec.columns.values().copied());
         let inputs = input::open(source)?;
@@ -84,7 +85,7 @@ impl Plan {
         let tokenizer = needs.captions.then(|| tokenizer(&spec, &model)).transpose()?;
         let placement = device::resolve(spec.run.device, clip.precision)?.placement;
         let columns = columns(&spec, model.embedding_dim());
-        let schema = output_schema(&inputs[0], &columns)?;
+        let schema = output_schema(&inputs, &columns)?;
 
         let on_cuda = placement.device.is_cuda();
         let default_batch = if on_cuda { BATCH_CUDA } else { BATCH_CPU };
@@ -157,7 +158,9 @@ impl Plan {
     }
 
     /// Makes the stages that do `parts`. Creates the output folder.
-    pub fn stages(self, parts: Vec<Part>, manifest: Manifest) -> Result<Stages, Error> {
+    pub fn stages(self, parts: Vec<Part>, mut manifest: Manifest) -> Result<Stages, Error> {
+        // A part that is done again is not done until then.
+        parts.iter().for_each(|part| drop(manifest.parts.remove(&part.file_name())));
         let metadata = provenance::metadata(&self, &manifest);
         let options = PartOptions { schema: self.schema.clone(), metadata };
         let sink = ParquetSink::create(self.output(), options)?;
@@ -167,7 +170,7 @@ impl Plan {
             columns: self.columns,
             on_row_error: self::sink(&self.spec).on_row_error,
             parts: parts.clone(),
-            inputs: self.inputs.iter().map(|input| input.path.clone()).collect(),
+            inputs: self.inputs.clone(),
             total_parts: self.parts.len(),
             manifest,
         };
@@ -185,7 +188,8 @@ impl Plan {
         let (model, placement, threads) = (self.model, self.placement, self.threads);
         let scale = self.preprocess.map_or(PixelScale::NONE, |preprocess| preprocess.scale());
         let load_model = move || -> Result<Box<dyn DualEncoder>, Error> {
-            device::set_threads(threads);
+            // More threads than cores only wait for one another.
+            device::set_threads(threads.min(available_threads()));
             Ok(Box::new(model.load(scale, placement)?))
         };
         Ok(Stages {
@@ -196,6 +200,25 @@ impl Plan {
             output,
             threads: self.threads,
         })
+    }
+}
+
+/// What is well-formed and makes no sense.
+fn check_settings(spec: &PipelineSpec) -> Result<(), Error> {
+    let wrong = |key: &str, problem: String| Err(Error::Setting { key: key.into(), problem });
+    if spec.columns.is_empty() {
+        let problem = "is empty: declare at least one column, or there is nothing to do";
+        return wrong("columns", problem.into());
+    }
+    if sink(spec).path.as_os_str().is_empty() {
+        return wrong("sink.parquet.path", "is empty: name an output folder".into());
+    }
+    let most = 4 * available_threads();
+    match spec.run.threads {
+        Some(threads) if threads.get() > most => {
+            wrong("run.threads", format!("{threads} is more than four a core: use at most {most}"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -254,16 +277,29 @@ fn columns(spec: &PipelineSpec, dim: usize) -> Vec<Column> {
     declared.chain(missing).map(|(name, kind)| Column::new(name, kind, embeddings, dim)).collect()
 }
 
-fn output_schema(input: &InputFile, columns: &[Column]) -> Result<SchemaRef, Error> {
-    let mut fields: Vec<Arc<Field>> = input.schema.fields().to_vec();
+/// The input's columns, then the declared ones. A column is nullable if it is in any input.
+fn output_schema(inputs: &[InputFile], columns: &[Column]) -> Result<SchemaRef, Error> {
+    let first = &inputs[0];
+    let mut fields: Vec<Arc<Field>> = first.schema.fields().to_vec();
+    for (index, field) in fields.iter_mut().enumerate() {
+        if inputs.iter().any(|input| input.schema.field(index).is_nullable()) {
+            *field = Arc::new(field.as_ref().clone().with_nullable(true));
+        }
+    }
+    let from_input = fields.len();
     for column in columns {
-        if fields.iter().any(|field| field.name() == &column.name) {
-            let (path, column) = (input.path.clone(), column.name.clone());
-            return Err(Error::ColumnCollision { path, column });
+        let (name, kind) = (&column.name, column.kind.as_str());
+        if fields[..from_input].iter().any(|field| field.name() == name) {
+            let (path, column) = (first.path.clone(), name.clone());
+            return Err(Error::ColumnCollision { path, column, kind });
+        }
+        if fields[from_input..].iter().any(|field| field.name() == name) {
+            let problem = format!("is the name of the {kind} column: name that one too");
+            return Err(Error::Setting { key: format!("columns.{name}"), problem });
         }
         fields.push(column.field.clone());
     }
-    Ok(Arc::new(Schema::new_with_metadata(fields, input.schema.metadata().clone())))
+    Ok(Arc::new(Schema::new_with_metadata(fields, first.schema.metadata().clone())))
 }
 
 /// Cores that the process may use.

@@ -7,9 +7,11 @@ use super::Plan;
 use crate::digest;
 use crate::error::Error;
 use crate::manifest::{MadeWith, Manifest};
+use crate::source::InputFile;
 
-/// Settings that say where or how fast, and change nothing in the output.
-const NOT_MEANING: [&str; 2] = ["run.", "sink.parquet.path"];
+/// Settings that say where or how fast, and change nothing in the output. The input is told by
+/// its files.
+const NOT_MEANING: [&str; 3] = ["run.", "sink.parquet.path", "source.parquet.path"];
 
 /// Everything that the output's values depend on, by name.
 ///
@@ -23,8 +25,11 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
         }
     }
     for input in &plan.inputs {
-        let value = format!("{} rows, {} bytes, {}", input.rows, input.bytes, input.modified);
-        made_with.insert(format!("input {}", input.path.display()), value);
+        // However the path was typed.
+        let path = input.path.canonicalize().map_err(Error::io("read", &input.path))?;
+        let InputFile { rows, bytes, footer, .. } = input;
+        let value = format!("{rows} rows, {bytes} bytes, footer sha256 {footer}");
+        made_with.insert(format!("input {}", path.display()), value);
     }
     let columns: Vec<_> = plan.columns.iter().map(|column| column.name.as_str()).collect();
     made_with.insert("columns, in order".to_owned(), columns.join(", "));
@@ -43,7 +48,7 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
     Ok(made_with)
 }
 
-/// The key-value metadata of every part: the input's own, then `clipmill.*`.
+/// The key-value metadata of every part, `clipmill.*`. The input's own comes with each part.
 pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
     let made_with = |key: &str| manifest.made_with.get(key).cloned();
     let pipeline = effective(plan);
@@ -53,7 +58,7 @@ pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
         "weights_sha256": made_with("weights sha256"),
         "embedding_dim": plan.model.embedding_dim(),
     });
-    let mut pairs = plan.inputs[0].metadata.clone();
+    let mut pairs = Vec::new();
     let mut add = |key: &str, value: Option<String>| {
         if value.is_some() {
             pairs.push(KeyValue { key: format!("clipmill.{key}"), value });

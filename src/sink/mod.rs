@@ -5,16 +5,18 @@
 
 mod parquet;
 
-pub use parquet::{ParquetSink, PartOptions};
+pub use parquet::{ParquetSink, PartOptions, ROW_GROUP_BYTES};
 
+use ::parquet::file::metadata::KeyValue;
 use arrow::array::RecordBatch;
 
 use crate::error::Error;
 
 /// Takes output rows part by part.
 pub trait Sink {
-    /// Opens the part that the next batches belong to.
-    fn begin(&mut self, file_name: &str) -> Result<(), Error>;
+    /// Opens the part that the next batches belong to, with the key-value metadata of the input
+    /// that it is cut from.
+    fn begin(&mut self, file_name: &str, metadata: &[KeyValue]) -> Result<(), Error>;
 
     /// Adds rows to the open part.
     fn write(&mut self, rows: &RecordBatch) -> Result<(), Error>;

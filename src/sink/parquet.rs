@@ -20,7 +20,7 @@ use crate::files;
 
 /// A row group is closed once its buffered pages reach this size: large enough to compress and
 /// scan well, small enough that a writer holds no more than this.
-const ROW_GROUP_BYTES: usize = 64 << 20;
+pub const ROW_GROUP_BYTES: usize = 64 << 20;
 
 /// What every part of a run has in common.
 #[derive(Debug, Clone)]
@@ -35,6 +35,7 @@ pub struct ParquetSink {
     dir: PathBuf,
     schema: SchemaRef,
     properties: WriterProperties,
+    metadata: Vec<KeyValue>,
     open: Option<OpenPart>,
 }
 
@@ -51,8 +52,9 @@ impl ParquetSink {
     pub fn create(dir: &Path, options: PartOptions) -> Result<Self, Error> {
         fs::create_dir_all(dir).map_err(Error::io("create the output folder", dir))?;
         files::remove_leftovers(dir)?;
-        let properties = properties(&options.schema, options.metadata);
-        Ok(Self { dir: dir.to_owned(), schema: options.schema, properties, open: None })
+        let PartOptions { schema, metadata } = options;
+        let properties = properties(&schema);
+        Ok(Self { dir: dir.to_owned(), schema, properties, metadata, open: None })
     }
 
     fn open_part(&mut self) -> &mut OpenPart {
@@ -61,11 +63,13 @@ impl ParquetSink {
 }
 
 impl Sink for ParquetSink {
-    fn begin(&mut self, file_name: &str) -> Result<(), Error> {
+    fn begin(&mut self, file_name: &str, metadata: &[KeyValue]) -> Result<(), Error> {
         let done = self.dir.join(file_name);
         let temporary = files::temporary(&done);
         let file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
-        let properties = Some(self.properties.clone());
+        let metadata = [metadata, &self.metadata].concat();
+        let properties = self.properties.clone().into_builder();
+        let properties = Some(properties.set_key_value_metadata(Some(metadata)).build());
         let writer = ArrowWriter::try_new(DigestedFile::new(file), self.schema.clone(), properties)
             .map_err(|error| write_error(&done, error))?;
         self.open = Some(OpenPart { done, writer, rows: 0 });
@@ -107,13 +111,12 @@ impl Drop for ParquetSink {
     }
 }
 
-fn properties(schema: &SchemaRef, metadata: Vec<KeyValue>) -> WriterProperties {
+fn properties(schema: &SchemaRef) -> WriterProperties {
     let zstd = ZstdLevel::try_new(3).expect("3 is a zstd level");
     // Page-level statistics are what the page index holds.
     let mut builder = WriterProperties::builder()
         .set_compression(Compression::ZSTD(zstd))
-        .set_statistics_enabled(EnabledStatistics::Page)
-        .set_key_value_metadata(Some(metadata));
+        .set_statistics_enabled(EnabledStatistics::Page);
     for field in schema.fields() {
         if let DataType::FixedSizeList(element, _) = field.data_type()
             && element.data_type().is_floating()

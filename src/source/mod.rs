@@ -2,9 +2,11 @@
 //!
 //! A source reads tables only; the images that a row names are loaded by `images`.
 
+mod input;
 mod parquet;
 
-pub use parquet::{InputFile, ParquetSource, find_files, has_parquet_magic};
+pub use input::{InputFile, check_magic, find_files};
+pub use parquet::ParquetSource;
 
 use crate::batch::RowBatch;
 use crate::error::Error;

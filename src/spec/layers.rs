@@ -91,7 +91,7 @@ pub fn read(path: &Path, overrides: &[Override]) -> Result<Layered, Error> {
             path: path.to_owned(),
             hint: ": pipelines/ has some to copy".into(),
         },
-        _ => Error::Io { action: "read the pipeline file", path: path.to_owned(), source },
+        _ => Error::Spec { path: path.to_owned(), detail: source.to_string() },
     })?;
     let wrong = |error: toml::de::Error| Error::Spec {
         path: path.to_owned(),

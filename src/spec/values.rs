@@ -83,16 +83,11 @@ impl std::fmt::Display for MaxFailed {
 
 impl<'de> Deserialize<'de> for MaxFailed {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Rows(u64),
-            Text(String),
-        }
-        match Written::deserialize(deserializer)? {
-            Written::Rows(rows) => Ok(MaxFailed::Rows(rows)),
-            Written::Text(text) => text.parse().map_err(serde::de::Error::custom),
-        }
+        let written = match toml::Value::deserialize(deserializer)? {
+            toml::Value::String(text) => text,
+            other => other.to_string(),
+        };
+        written.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -9,6 +9,7 @@ import decimal
 import sys
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -41,6 +42,25 @@ typed = pa.table(
 ).replace_schema_metadata({"owner": "somebody", "pandas": '{"index_columns": []}'})
 
 pq.write_table(typed, out / "typed.parquet", row_group_size=37, version="2.6")
+# What other writers make: Spark's INT96, date64, DuckDB's UUID and JSON, files that differ in
+# nullability and in their own metadata.
+odd = typed.select(["id", "image_path", "caption"])
+days = [datetime.date(1900 + i, 1, 1) for i in range(n)]
+odd = odd.append_column("day", pa.array(days, pa.date64()))
+far = [datetime.datetime(1000 + 20 * i, 6, 1) for i in range(n)]
+odd = odd.append_column("far", pa.array(far, pa.timestamp("us")))
+pq.write_table(odd, out / "odd.parquet", use_deprecated_int96_timestamps=True)
+duckdb.sql(f"""copy (select *, uuid() as key, '{{"a": 1}}'::json as doc
+    from '{sample}/captions.parquet') to '{out}/duck.parquet'""")
+(out / "mixed").mkdir()
+for index, nullable in enumerate([False, True]):
+    part = typed.select(["id", "image_path", "caption", "small"]).slice(index * 9, 9)
+    schema = part.schema.set(3, pa.field("small", pa.int8(), nullable))
+    schema = schema.with_metadata({"which": str(index)})
+    small = part["small"] if not nullable else pa.array([None] * 9, pa.int8())
+    part = pa.table([*part.columns[:3], small], schema=schema)
+    pq.write_table(part, out / "mixed" / f"{index}.parquet")
+
 views = typed.set_column(1, "image_path", typed["image_path"].cast(pa.string_view()))
 views = views.set_column(2, "caption", pa.array(captions, pa.string_view()))
 pq.write_table(views, out / "views.parquet", row_group_size=50)

@@ -21,6 +21,9 @@ impl Page<'_> {
         let per_pixel = self.samples / planes;
         let row = (self.width * per_pixel * self.bits).div_ceil(8);
         let chunk_row = (self.chunk.0 * per_pixel * self.bits).div_ceil(8);
+        if self.tiled && !(self.chunk.0 * per_pixel * self.bits).is_multiple_of(8) {
+            return Err(undecodable("a TIFF whose tiles do not end at a byte"));
+        }
         let mut out = vec![0; row * self.height * planes];
         let across = self.width.div_ceil(self.chunk.0);
         let down = self.height.div_ceil(self.chunk.1);

@@ -1,0 +1,201 @@
+//! Parquet input files: found, opened, their columns' types settled. Nothing is read beyond the
+//! footer; rows are `parquet`'s affair.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::Type;
+use parquet::file::metadata::KeyValue;
+
+use crate::contain::contain;
+use crate::digest;
+use crate::error::{Cause, Error};
+
+/// One input file, opened once to learn what it holds.
+#[derive(Debug, Clone)]
+pub struct InputFile {
+    pub path: PathBuf,
+    pub rows: u64,
+    pub bytes: u64,
+    /// SHA-256 of the footer, which holds the offset and size of every page's column chunk.
+    pub footer: String,
+    /// Columns with their Arrow types, as the writer declared them.
+    pub schema: SchemaRef,
+    /// The file's own key-value metadata, less the encoded Arrow schema.
+    pub metadata: Vec<KeyValue>,
+}
+
+impl InputFile {
+    /// Reads a file's footer.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let builder = reader(path)?;
+        let footer = builder.metadata().file_metadata();
+        let rows = u64::try_from(footer.num_rows()).map_err(|_| Error::Parquet {
+            path: path.to_owned(),
+            source: format!("its footer claims {} rows", footer.num_rows()).into(),
+        })?;
+        check_names(path, builder.schema())?;
+        let bytes = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
+        let metadata = footer.key_value_metadata().cloned().unwrap_or_default();
+        Ok(Self {
+            path: path.to_owned(),
+            rows,
+            bytes,
+            footer: footer_digest(path)?,
+            schema: builder.schema().clone(),
+            metadata: metadata.into_iter().filter(|pair| pair.key != "ARROW:schema").collect(),
+        })
+    }
+}
+
+/// Two columns of one name cannot both be meant, and most readers refuse them.
+fn check_names(path: &Path, schema: &SchemaRef) -> Result<(), Error> {
+    let mut seen = HashSet::new();
+    match schema.fields().iter().find(|field| !seen.insert(field.name())) {
+        None => Ok(()),
+        Some(field) => {
+            Err(Error::DuplicateColumn { path: path.to_owned(), column: field.name().clone() })
+        }
+    }
+}
+
+/// The digest of a Parquet file's footer: metadata, its length in 4 bytes, magic.
+fn footer_digest(path: &Path) -> Result<String, Error> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut tail = [0; 8];
+    let mut read = |from: i64, buffer: &mut [u8]| {
+        file.seek(SeekFrom::End(from))?;
+        file.read_exact(buffer)
+    };
+    read(-8, &mut tail).map_err(Error::io("read", path))?;
+    let [a, b, c, d, ..] = tail;
+    let mut footer = vec![0; u32::from_le_bytes([a, b, c, d]) as usize + 8];
+    let from = -i64::try_from(footer.len()).expect("a u32 and 8 fit an i64");
+    read(from, &mut footer).map_err(Error::io("read", path))?;
+    Ok(digest::of_bytes(&footer))
+}
+
+/// The input files that a path stands for, in the order in which they are read.
+///
+/// A file is itself, a folder its `*.parquet` by name (hidden files and those that begin with an
+/// underscore are not data), a path with `*`, `?` or `[` a glob.
+pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    if path.is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let pattern = path.to_string_lossy();
+    let mut files = if path.is_dir() {
+        let entries = std::fs::read_dir(path).map_err(Error::io("list", path))?;
+        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+        paths.collect::<Result<Vec<_>, _>>().map_err(Error::io("list", path))?
+    } else if pattern.contains(['*', '?', '[']) {
+        let found = glob::glob(&pattern).map_err(|error| Error::Setting {
+            key: "source.parquet.path".into(),
+            problem: format!("\"{pattern}\" is not a glob: {error}"),
+        })?;
+        found.collect::<Result<Vec<_>, _>>().map_err(|error| {
+            let path = error.path().to_owned();
+            Error::Io { action: "list", path, source: error.into() }
+        })?
+    } else {
+        return Err(Error::NotFound {
+            what: "input",
+            path: path.to_owned(),
+            hint: ": give a file, a folder of Parquet files or a glob".into(),
+        });
+    };
+    files.retain(|file| file.is_file() && is_data(file));
+    files.sort();
+    if files.is_empty() {
+        return Err(Error::NoInput { path: path.to_owned() });
+    }
+    Ok(files)
+}
+
+fn is_data(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".parquet") && !name.starts_with(['.', '_'])
+}
+
+/// Makes sure that a file begins and ends as a Parquet file does.
+pub fn check_magic(path: &Path) -> Result<(), Error> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut ends = [0; 8];
+    let (head, tail) = ends.split_at_mut(4);
+    let read = file.read_exact(head).and_then(|()| file.seek(SeekFrom::End(-4)));
+    match read.and_then(|_| file.read_exact(tail)) {
+        Ok(()) if head == b"PAR1" && tail == b"PAR1" => Ok(()),
+        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+            Err(Error::io("read", path)(error))
+        }
+        _ => Err(Error::Parquet {
+            path: path.to_owned(),
+            source: "it does not begin and end with \"PAR1\": not a Parquet file, or a cut one"
+                .into(),
+        }),
+    }
+}
+
+pub(super) fn reader(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, Error> {
+    check_magic(path)?;
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let metadata = guarded(path, || ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))?;
+    let schema = kept_schema(path, &metadata)?;
+    let metadata = if &schema == metadata.schema() {
+        metadata
+    } else {
+        let options = ArrowReaderOptions::new().with_schema(schema);
+        guarded(path, || ArrowReaderMetadata::try_new(metadata.metadata().clone(), options))?
+    };
+    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata))
+}
+
+/// The Arrow types that bring every value back as it is.
+///
+/// An INT96 (Spark's old timestamp) spans more than nanoseconds in 64 bits do, so it is read in
+/// microseconds. A date is days in Parquet, whatever Arrow type the writer had.
+fn kept_schema(path: &Path, metadata: &ArrowReaderMetadata) -> Result<SchemaRef, Error> {
+    let (schema, parquet) = (metadata.schema(), metadata.parquet_schema());
+    let mut fields: Vec<FieldRef> = schema.fields().to_vec();
+    for (leaf, column) in parquet.columns().iter().enumerate() {
+        let root = parquet.get_column_root_idx(leaf);
+        let field = &fields[root];
+        let kept = match (column.physical_type(), field.data_type()) {
+            (Type::INT96, DataType::Timestamp(_, zone)) => {
+                DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
+            }
+            (Type::INT96, other) => {
+                return Err(Error::ColumnType {
+                    path: path.to_owned(),
+                    column: field.name().clone(),
+                    found: other.to_string(),
+                    wanted: "INT96 timestamps are read at the top level alone".into(),
+                });
+            }
+            (Type::INT32, DataType::Date64) => DataType::Date32,
+            _ => continue,
+        };
+        fields[root] = Arc::new(field.as_ref().clone().with_data_type(kept));
+    }
+    Ok(Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())))
+}
+
+/// Calls the Parquet library on a file from strangers: a panic there is an error of that file.
+pub(super) fn guarded<T, E: Into<Cause>>(
+    path: &Path,
+    call: impl FnOnce() -> Result<T, E>,
+) -> Result<T, Error> {
+    let source = match contain(call) {
+        Some(Ok(value)) => return Ok(value),
+        Some(Err(error)) => error.into(),
+        None => "the Parquet reader panicked on it: the file is damaged".into(),
+    };
+    Err(Error::Parquet { path: path.to_owned(), source })
+}
