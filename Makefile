@@ -43,6 +43,7 @@ lint: setup ## Check formatting and lints, warnings are errors
 	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
 
 bench: build $(VENV_ORACLES) ## Compare speed with transformers, in one run on this machine
+	@test -x .venv/bin/python || { echo "transformers is in .venv: unset LIBTORCH first" >&2; exit 1; }
 	.venv/bin/python tests/bench/bench.py
 
 doc: setup ## Build the API documentation: target/doc/clipmill
