@@ -5,11 +5,12 @@
 
 use crate::batch::{Embeddings, EncodedBatch, PreparedBatch};
 use crate::error::{Error, RowError, RowStatus};
-use crate::model::DualEncoder;
+use crate::model::{DualEncoder, Towers};
 
-/// Embeds a batch. Without a model (no column needs one) there are no embeddings.
+/// Embeds a batch with the towers that are needed. Without a model there are no embeddings.
 pub fn encode(
     model: Option<&dyn DualEncoder>,
+    towers: Towers,
     batch: PreparedBatch,
 ) -> Result<EncodedBatch, Error> {
     let mut encoded = EncodedBatch {
@@ -23,12 +24,12 @@ pub fn encode(
         caption_errors: batch.caption_errors,
     };
     let Some(model) = model else { return Ok(encoded) };
-    if !batch.pixels.rows.is_empty() {
+    if towers.image && !batch.pixels.rows.is_empty() {
         let embeddings = model.encode_image(&batch.pixels)?;
         encoded.image_embeddings =
             reject_non_finite(embeddings, &mut encoded.image_errors, "image");
     }
-    if !batch.captions.rows.is_empty() {
+    if towers.text && !batch.captions.rows.is_empty() {
         let embeddings = model.encode_text(&batch.captions)?;
         encoded.text_embeddings =
             reject_non_finite(embeddings, &mut encoded.caption_errors, "text");

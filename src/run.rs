@@ -17,7 +17,7 @@ use crate::batch::{EncodedBatch, PreparedBatch, RowBatch};
 use crate::encode::encode;
 use crate::error::Error;
 use crate::manifest::Manifest;
-use crate::model::DualEncoder;
+use crate::model::{DualEncoder, Towers};
 use crate::prepare::Prepare;
 use crate::progress::{Meter, Progress, Stage};
 use crate::sink::Sink;
@@ -52,6 +52,8 @@ pub struct Stages {
     pub prepare: Prepare,
     /// Absent when no column needs a model.
     pub load_model: Option<LoadModel>,
+    /// The towers that columns need.
+    pub towers: Towers,
     pub sink: Box<dyn Sink>,
     pub output: Output,
     /// Rayon threads of the prepare stage.
@@ -70,7 +72,7 @@ pub fn run(
     let (row_tx, row_rx) = sync_channel(QUEUE);
     let (prepared_tx, prepared_rx) = sync_channel(QUEUE);
     let (encoded_tx, encoded_rx) = sync_channel(QUEUE);
-    let Stages { source, prepare, load_model, sink, output, threads } = stages;
+    let Stages { source, prepare, load_model, towers, sink, output, threads } = stages;
 
     let shared = || (meter.clone(), stop.clone());
     let (m, s) = shared();
@@ -80,8 +82,9 @@ pub fn run(
         prepare_stage(&prepare, threads, (&row_rx, &prepared_tx), &m, &s)
     })?;
     let (m, s) = shared();
-    let encoder =
-        spawn("encode", move || encode_stage(load_model, &prepared_rx, &encoded_tx, (&m, &s)))?;
+    let encoder = spawn("encode", move || {
+        encode_stage((load_model, towers), &prepared_rx, &encoded_tx, (&m, &s))
+    })?;
 
     let mut writer = Writer::new(sink, output);
     let written = write_stage(&mut writer, &encoded_rx, (meter, stop), progress);
@@ -170,7 +173,7 @@ fn prepare_stage(
 }
 
 fn encode_stage(
-    load_model: Option<LoadModel>,
+    (load_model, towers): (Option<LoadModel>, Towers),
     prepared: &Receiver<PreparedBatch>,
     encoded: &SyncSender<EncodedBatch>,
     (meter, stop): (&Meter, &Stop),
@@ -180,7 +183,7 @@ fn encode_stage(
         if stop.signal().is_some() {
             break;
         }
-        let batch = meter.time(Stage::Encode, || encode(model.as_deref(), batch))?;
+        let batch = meter.time(Stage::Encode, || encode(model.as_deref(), towers, batch))?;
         if encoded.send(batch).is_err() {
             break;
         }

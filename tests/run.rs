@@ -261,6 +261,36 @@ fn drop_leaves_failed_rows_out_and_counts_them() {
 }
 
 #[test]
+fn a_tower_that_no_column_needs_does_not_run() {
+    let dir = scratch();
+    // Images are decoded for their width, captions only for the embedding.
+    let pipeline = dir.path().join("widths.toml");
+    let sample = sample();
+    let text = format!(
+        "version = 1\n[source.parquet]\npath = {:?}\nimage = \"image_path\"\n\
+         caption = \"caption\"\n[image.path]\nroot = {sample:?}\n[model.clip]\ndir = {:?}\n\
+         [columns]\nwidth = \"image_width\"\ntext_embedding = \"text_embedding\"\n\
+         [sink.parquet]\npath = {:?}\n",
+        captions(),
+        sample.join("model"),
+        dir.path().join("out"),
+    );
+    fs::write(&pipeline, text).expect("written");
+    // Loading the image tower, or asking for it, would be a panic or an error.
+    clipmill(["run".as_ref(), pipeline.as_os_str()]).ok();
+    let file = fs::File::open(dir.path().join("out/part-00000.parquet")).expect("a part");
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build();
+    let batches = reader.expect("a reader").map(|batch| batch.expect("a batch"));
+    let nulls = batches.map(|batch| {
+        let nulls = |name: &str| batch.column_by_name(name).expect("there").null_count();
+        [nulls("width"), nulls("text_embedding")]
+    });
+    let nulls = nulls.fold([0, 0], |sum, batch| [sum[0] + batch[0], sum[1] + batch[1]]);
+    // Four images have no width to read, one caption is empty.
+    assert_eq!(nulls, [4, 1]);
+}
+
+#[test]
 fn text_and_status_columns_alone_need_neither_images_nor_their_tower() {
     let dir = scratch();
     let pipeline = dir.path().join("text.toml");

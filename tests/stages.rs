@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use clipmill::batch::{Captions, Embeddings, Pixels, Position, RowBatch};
 use clipmill::error::Error;
 use clipmill::manifest::{MadeWith, Manifest};
-use clipmill::model::DualEncoder;
+use clipmill::model::{DualEncoder, Towers};
 use clipmill::prepare::Prepare;
 use clipmill::progress::{Meter, Progress};
 use clipmill::run::{LoadModel, Stages, Stop, run};
@@ -153,6 +153,7 @@ fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages {
         source: Box::new(FakeSource { next: 0, fault, stop: stop.clone() }),
         prepare: Prepare { image: None, caption: None },
         load_model: Some(load_model(fault)),
+        towers: Towers::BOTH,
         sink: Box::new(FaultySink { sink, fault, begun: 0 }),
         output: Output {
             dir: dir.to_owned(),

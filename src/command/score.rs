@@ -13,7 +13,7 @@ use crate::cli::ScoreArgs;
 use crate::error::{Error, RowError};
 use crate::images::Preprocess;
 use crate::model::clip::ClipFiles;
-use crate::model::{DualEncoder, device};
+use crate::model::{DualEncoder, Towers, device};
 use crate::score::cosine;
 use crate::spec::{CaptionSpec, PreprocessSpec};
 use crate::text::Tokenizer;
@@ -26,7 +26,7 @@ pub fn score(args: &ScoreArgs) -> Result<(), Error> {
     let pixels = pixels(args, &preprocess, &spec)?;
     let captions = captions(args, &tokenizer)?;
     let placement = device::resolve(args.device, args.precision)?.placement;
-    let model = files.load(preprocess.scale(), placement)?;
+    let model = files.load(Towers::BOTH, preprocess.scale(), placement)?;
     let images = model.encode_image(&pixels)?;
     let texts = model.encode_text(&captions)?;
     let similarity = matrix(&images, &texts);

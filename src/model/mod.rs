@@ -15,6 +15,18 @@ pub mod weights;
 use crate::batch::{Captions, Embeddings, Pixels};
 use crate::error::Error;
 
+/// The towers that a run needs: only these are loaded and run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Towers {
+    pub image: bool,
+    pub text: bool,
+}
+
+impl Towers {
+    /// Both.
+    pub const BOTH: Self = Self { image: true, text: true };
+}
+
 /// A model that embeds images and captions in one space. One thread owns it.
 pub trait DualEncoder {
     /// Embeds packed u8 pixels; the embeddings keep the pixels' slots and have unit length.

@@ -20,9 +20,9 @@ use crate::error::Error;
 use crate::files;
 use crate::images::{PathLoader, Preprocess};
 use crate::manifest::{MadeWith, Manifest};
-use crate::model::DualEncoder;
 use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
+use crate::model::{DualEncoder, Towers};
 use crate::prepare::{CaptionStep, ImageStep, Prepare};
 use crate::run::{LoadModel, Stages};
 use crate::sink::{ParquetSink, PartOptions};
@@ -185,18 +185,19 @@ impl Plan {
             }),
             caption: caption.map(|(column, tokenizer)| CaptionStep { column, tokenizer }),
         };
-        let runs_model = self.needs.image_tower || self.needs.text_tower;
+        let towers = Towers { image: self.needs.image_tower, text: self.needs.text_tower };
         let (model, placement, threads) = (self.model, self.placement, self.threads);
         let scale = self.preprocess.map_or(PixelScale::NONE, |preprocess| preprocess.scale());
         let load_model = move || -> Result<Box<dyn DualEncoder>, Error> {
             // More threads than cores only wait for one another.
             device::set_threads(threads.min(available_threads()));
-            Ok(Box::new(model.load(scale, placement)?))
+            Ok(Box::new(model.load(towers, scale, placement)?))
         };
         Ok(Stages {
             source: Box::new(ParquetSource::new(self.inputs, parts, self.batch_size)),
             prepare,
-            load_model: runs_model.then(|| Box::new(load_model) as LoadModel),
+            load_model: (towers.image || towers.text).then(|| Box::new(load_model) as LoadModel),
+            towers,
             sink: Box::new(sink),
             output,
             threads: self.threads,

@@ -18,10 +18,10 @@ use tch::{Device, Kind, TchError, Tensor, no_grad};
 use self::image::ImageTower;
 use self::loader::Loader;
 use self::text::{Packing, TextTower};
-use super::DualEncoder;
 use super::config::{ClipConfig, TowerConfig};
 use super::device::Placement;
 use super::weights::Weights;
+use super::{DualEncoder, Towers};
 use crate::batch::{Captions, Embeddings, PixelScale, Pixels};
 use crate::error::Error;
 
@@ -84,17 +84,28 @@ impl ClipFiles {
         self.weights.sha256()
     }
 
-    /// Reads the weights onto the device.
+    /// Reads the weights of `towers` onto the device.
     ///
     /// # Errors
     /// `Tensor` for a value that is not finite, `Torch` when LibTorch refuses (out of memory).
-    pub fn load(&self, scale: PixelScale, placement: Placement) -> Result<Clip, Error> {
+    pub fn load(
+        &self,
+        towers: Towers,
+        scale: PixelScale,
+        placement: Placement,
+    ) -> Result<Clip, Error> {
         no_grad(|| {
             let loader = Loader { weights: &self.weights, placement };
             let logit_scale = loader.tensor("logit_scale")?;
             Ok(Clip {
-                image: ImageTower::load(&loader, &self.config.vision, scale)?,
-                text: TextTower::load(&loader, &self.config.text)?,
+                image: towers
+                    .image
+                    .then(|| ImageTower::load(&loader, &self.config.vision, scale))
+                    .transpose()?,
+                text: towers
+                    .text
+                    .then(|| TextTower::load(&loader, &self.config.text))
+                    .transpose()?,
                 logit_scale: logit_scale.f_double_value(&[]).map_err(loader::torch)?.exp() as f32,
                 config: self.config.clone(),
                 path: self.dir.join("config.json"),
@@ -106,8 +117,9 @@ impl ClipFiles {
 
 /// CLIP on its device.
 pub struct Clip {
-    image: ImageTower,
-    text: TextTower,
+    /// Absent where it is not needed.
+    image: Option<ImageTower>,
+    text: Option<TextTower>,
     logit_scale: f32,
     config: ClipConfig,
     /// Of config.json, for messages.
@@ -116,12 +128,12 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// Opens, checks and loads a `CLIPModel` folder.
+    /// Opens, checks and loads a `CLIPModel` folder, both towers.
     ///
     /// # Errors
     /// As [`ClipFiles::open`] and [`ClipFiles::load`].
     pub fn load(dir: &Path, scale: PixelScale, placement: Placement) -> Result<Self, Error> {
-        ClipFiles::open(dir)?.load(scale, placement)
+        ClipFiles::open(dir)?.load(Towers::BOTH, scale, placement)
     }
 
     fn check_pixels(&self, pixels: &Pixels) -> Result<usize, Error> {
@@ -163,6 +175,7 @@ impl Clip {
 
 impl DualEncoder for Clip {
     fn encode_image(&self, pixels: &Pixels) -> Result<Embeddings, Error> {
+        let tower = self.image.as_ref().expect("asked only for towers that were loaded");
         let side = self.check_pixels(pixels)?;
         let vision = &self.config.vision;
         let images = tokens_per_pass(self.placement, &vision.tower) / vision.tokens() as usize;
@@ -172,7 +185,7 @@ impl DualEncoder for Clip {
             let shape = [pass.len() as i64 / (side * side * 3), side, side, 3];
             let encode = || {
                 let pixels = Tensor::f_from_data_size(pass, &shape, Kind::Uint8)?;
-                unit_length(&self.image.forward(&pixels.f_to(self.placement.device)?)?)
+                unit_length(&tower.forward(&pixels.f_to(self.placement.device)?)?)
             };
             data.extend(no_grad(encode).map_err(Error::torch("encode images"))?);
         }
@@ -180,12 +193,13 @@ impl DualEncoder for Clip {
     }
 
     fn encode_text(&self, captions: &Captions) -> Result<Embeddings, Error> {
+        let tower = self.text.as_ref().expect("asked only for towers that were loaded");
         self.check_captions(captions)?;
         let text = &self.config.text;
         let packing = Packing::new(&captions.ids, text.pooling);
         let mut distinct = Embeddings { dim: self.embedding_dim(), ..Embeddings::default() };
         for pass in packing.passes(tokens_per_pass(self.placement, &text.tower)) {
-            let encode = || unit_length(&self.text.forward(pass)?);
+            let encode = || unit_length(&tower.forward(pass)?);
             distinct.data.extend(no_grad(encode).map_err(Error::torch("encode captions"))?);
         }
         let data = packing.of_caption.iter().flat_map(|&index| distinct.slot(index)).copied();
