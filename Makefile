@@ -47,7 +47,7 @@ bench: build $(VENV_ORACLES) ## Compare speed with transformers, in one run on t
 	.venv/bin/python tests/bench/bench.py
 
 doc: setup ## Build the API documentation: target/doc/clipmill
-	cargo doc $(CARGO_FLAGS) --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
 
 clean: ## Remove everything that make made
 	rm -rf target out .venv

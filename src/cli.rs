@@ -188,7 +188,8 @@ pub struct ScoreArgs {
     /// similarity by up to 0.005, f32 by up to 0.00001.
     #[arg(long, value_enum, default_value_t = PrecisionSpec::Auto)]
     pub precision: PrecisionSpec,
-    /// As one JSON object: images, captions, similarity[image][caption], softmax over captions.
+    /// As one JSON object: images, captions, similarity and probability, a list an
+    /// image with an entry a caption.
     #[arg(long)]
     pub json: bool,
 }

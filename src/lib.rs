@@ -49,7 +49,7 @@
 //! | [`report`] | `run_report.json` | `error files analysis` |
 //! | [`prepare`] | the second stage's work on one batch | `error batch images text` |
 //! | [`encode`] | the third stage's | `error batch model` |
-//! | [`write`] | the last stage's: parts and the manifest | `error spec batch columns manifest sink source` |
+//! | [`mod@write`] | the last stage's: parts and the manifest | `error spec batch columns manifest sink source` |
 //! | [`run`] | stage threads, channels, join; knows traits, not what is behind them | `error batch encode manifest model prepare progress sink source write` |
 //! | [`plan`] | the spec resolved against disk and device; knows every builder | anything |
 //! | [`cli`], [`command`] | clap structs; one file a subcommand | anything |

@@ -20,7 +20,7 @@ fn may_import() -> Vec<(String, BTreeSet<String>)> {
         let allowed: BTreeSet<_> =
             imports.trim_matches('`').split_whitespace().map(str::to_owned).collect();
         let modules = cells[0].split(['`', '[', ']', ',', ' ']).filter(|word| !word.is_empty());
-        rows.extend(modules.map(|module| (module.to_owned(), allowed.clone())));
+        rows.extend(modules.map(|module| (module.replace("mod@", ""), allowed.clone())));
     }
     rows
 }

@@ -32,7 +32,7 @@ pub struct ColumnInspection {
     pub name: String,
     pub data_type: String,
     pub nulls: u64,
-    /// Of a numeric column with a value: see [`QUANTILES`].
+    /// Of a numeric column with a value: minimum, 5, 25, 50, 75 and 95 %, maximum.
     pub quantiles: Option<[f64; 7]>,
 }
 

@@ -35,14 +35,10 @@ fn as_text(report: &DoctorReport) -> String {
     row("CPU features", features.collect::<Vec<_>>().join(", "));
     row("cores", report.cores.to_string());
     row("LibTorch threads", report.threads.to_string());
-    let why = |reason: &Option<String>| reason.clone().unwrap_or_default();
     let auto = &report.auto;
-    row(
-        "device = \"auto\"",
-        format!("{}: {}", auto.placement.device_name(), why(&auto.device_reason)),
-    );
-    let precision = format!("{}: {}", auto.placement.precision(), why(&auto.precision_reason));
-    row("precision = \"auto\"", precision);
+    row("device = \"auto\"", auto.placement.device_name());
+    let why = auto.precision_reason.as_deref().unwrap_or_default();
+    row("precision = \"auto\"", format!("{}: {why}", auto.placement.precision()));
     format!("{}\n", table::table(&[], rows, &[]))
 }
 
