@@ -126,10 +126,10 @@ impl Manifest {
     pub fn difference(&self, made_with: &MadeWith) -> Option<String> {
         let keys = self.made_with.keys().chain(made_with.keys());
         keys.filter(|key| self.made_with.get(*key) != made_with.get(*key))
-            .map(|key| {
-                let show =
-                    |side: &MadeWith| side.get(key).cloned().unwrap_or_else(|| "nothing".into());
-                format!("{key} was {} and is {}", show(&self.made_with), show(made_with))
+            .map(|key| match (self.made_with.get(key), made_with.get(key)) {
+                (Some(was), Some(is)) => format!("{key} was {was} and is {is}"),
+                (Some(was), None) => format!("{key} ({was}) is not part of it now"),
+                (None, is) => format!("{key} ({}) is new", is.map_or("", String::as_str)),
             })
             .next()
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Float32Type;
-
+use clipmill::manifest::Manifest;
 use common::{clipmill, command, oracle, root, sample, scratch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rustix::process::{Pid, Signal, kill_process};
@@ -192,6 +192,9 @@ fn an_interrupted_run_keeps_its_parts_and_goes_on() {
     let out = dir.path().join("out");
     let sets = ["sink.parquet.rows_per_part=320", "run.batch_size=64"];
     let args = run_args(&dir.path().join("big.parquet"), &out, &sets);
+    // Killed before the first part: the folder is known as this run's from then on.
+    assert_eq!(signalled(&args, &out.join("_manifest.json"), Signal::KILL), None);
+    assert!(parts(&out).is_empty(), "the manifest came after a part");
     let faults =
         [(1, Signal::INT, Some(130)), (5, Signal::TERM, Some(143)), (9, Signal::KILL, None)];
     for (part, signal, code) in faults {
@@ -239,6 +242,21 @@ fn verify_finds_a_flipped_bit_a_missing_part_and_a_damaged_manifest() {
     assert!(verify().stderr.contains("part-00001.parquet is missing"));
     fs::write(&part, &whole).expect("written");
     verify().ok();
+
+    // As a kill between the report and the mark leaves it.
+    fs::remove_file(dir.path().join("_SUCCESS")).expect("removed");
+    assert!(verify().stderr.contains("_SUCCESS is missing"));
+    clipmill(&args).ok();
+    verify().ok();
+
+    // As a kill between a part and its record leaves it: the part is there, unrecorded.
+    let mut found = Manifest::read(dir.path()).expect("whole").expect("there");
+    found.parts.remove("part-00001.parquet").expect("recorded");
+    found.write(dir.path()).expect("written");
+    assert!(verify().stderr.contains("part-00001.parquet is not in the manifest"));
+    clipmill(&args).ok();
+    verify().ok();
+    assert!(fs::read(&part).expect("a part") == whole, "the part redone has other bytes");
 
     let manifest = dir.path().join("_manifest.json");
     let text = fs::read_to_string(&manifest).expect("the manifest");

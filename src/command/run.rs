@@ -33,6 +33,8 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     let manifest = plan.manifest(&made_with)?;
     let report = match (RunReport::read(&dir)?, plan.remaining(&manifest)) {
         (Some(report), parts) if parts.is_empty() => {
+            // Missing only where a run was killed after its report.
+            Manifest::mark_complete(&dir)?;
             say(args, &format!("{} is complete already: nothing to do\n\n", dir.display()))?;
             report
         }
@@ -65,7 +67,6 @@ fn work_on(
         let rows = parts.iter().map(|part| part.rows).sum();
         let mut progress = Progress::new(rows, args.quiet);
         let stages = plan.stages(parts, manifest)?;
-        Manifest::mark_incomplete(&about.dir)?;
         manifest = run_stages(stages, &meter, &mut progress, &stop_on_signals()?)?;
     }
     let report = about.report(&manifest, &meter)?;

@@ -158,13 +158,16 @@ impl Plan {
         self.parts.iter().filter(missing).copied().collect()
     }
 
-    /// Makes the stages that do `parts`. Creates the output folder.
+    /// Makes the stages that do `parts`. Creates the output folder with its manifest.
     pub fn stages(self, parts: Vec<Part>, mut manifest: Manifest) -> Result<Stages, Error> {
         // A part that is done again is not done until then.
         parts.iter().for_each(|part| drop(manifest.parts.remove(&part.file_name())));
         let metadata = provenance::metadata(&self, &manifest);
         let options = PartOptions { schema: self.schema.clone(), metadata };
         let sink = ParquetSink::create(self.output(), options)?;
+        // Before the first part: a run killed right after publishing it must find its own folder.
+        Manifest::mark_incomplete(self.output())?;
+        manifest.write(self.output())?;
         let output = Output {
             dir: self.output().to_owned(),
             schema: self.schema,

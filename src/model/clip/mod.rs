@@ -222,8 +222,7 @@ impl DualEncoder for Clip {
 /// How many tokens go through a tower at once.
 ///
 /// On a CPU the widest activation stays under 12 MB, so that the allocator recycles it instead
-/// of asking the kernel for fresh pages: 400 to 1600 tokens of ViT-B/32 are equally fast, 3200
-/// are up to 18 % slower in f32. A GPU wants much more at once.
+/// of asking the kernel for fresh pages. A GPU wants much more at once.
 fn tokens_per_pass(placement: Placement, tower: &TowerConfig) -> usize {
     match placement.device {
         Device::Cpu => (12 << 20) / (tower.mlp_width as usize * 4),
