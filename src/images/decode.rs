@@ -15,11 +15,12 @@ mod png;
 mod tiff;
 mod tiff_chunks;
 mod tiff_data;
+mod turbo;
 mod webp;
 
 use std::io;
 
-use super::resize::Rgb;
+use super::resize::{Region, Rgb};
 use crate::batch::{ImageFormat, ImageInfo};
 use crate::contain::contain;
 use crate::error::{RowError, RowStatus};
@@ -28,12 +29,22 @@ use crate::spec::{ExifSpec, PreprocessSpec};
 /// No side may be longer: it is JPEG's and WebP's limit, and an i32 holds three times its square.
 const MAX_SIDE: u32 = 65_535;
 
+/// What is wanted of an image.
+pub struct Request<'a> {
+    pub spec: &'a PreprocessSpec,
+    /// Of an image of that width and height, the pixels that will be read. A decoder may leave
+    /// out the others.
+    pub region: &'a dyn Fn(usize, usize) -> Region,
+    /// Memory that the pixels may take; what is in it does not matter.
+    pub scratch: Vec<u8>,
+}
+
 /// Decodes an image of any format that clipmill reads; the format is told from the bytes.
 ///
 /// Gives what the header says as soon as it is read, and the pixels or why there are none:
 /// `image_too_large`, `image_truncated`, `image_undecodable` or `decoder_panic`.
-pub fn decode(bytes: &[u8], spec: &PreprocessSpec) -> (Option<ImageInfo>, Result<Rgb, RowError>) {
-    let mut gate = Gate { spec, info: None };
+pub fn decode(bytes: &[u8], request: Request<'_>) -> (Option<ImageInfo>, Result<Rgb, RowError>) {
+    let mut gate = Gate { request, info: None };
     // A defect in a decoder must cost a row, not the run.
     let decoded = contain(|| dispatch(bytes, &mut gate));
     let decoded = decoded.unwrap_or_else(|| {
@@ -60,7 +71,7 @@ fn dispatch(bytes: &[u8], gate: &mut Gate<'_>) -> Result<Rgb, RowError> {
 
 /// Holds the limits against an image's header before memory is taken for its pixels.
 pub(crate) struct Gate<'a> {
-    spec: &'a PreprocessSpec,
+    request: Request<'a>,
     info: Option<ImageInfo>,
 }
 
@@ -75,8 +86,8 @@ impl Gate<'_> {
             return Err(undecodable("the header says 0 pixels"));
         }
         let pixels = u64::from(width) * u64::from(height);
-        if pixels > self.spec.max_pixels || width.max(height) > MAX_SIDE {
-            let most = self.spec.max_pixels;
+        if pixels > self.request.spec.max_pixels || width.max(height) > MAX_SIDE {
+            let most = self.request.spec.max_pixels;
             let limit = format!("{most} pixels (max_pixels) and {MAX_SIDE} a side");
             let message = format!("{width} x {height} is over the limit of {limit}");
             return Err(RowError::new(RowStatus::ImageTooLarge, message));
@@ -86,7 +97,21 @@ impl Gate<'_> {
 
     /// Whether photos are turned as their EXIF orientation says.
     fn applies_exif(&self) -> bool {
-        self.spec.exif == ExifSpec::Apply
+        self.request.spec.exif == ExifSpec::Apply
+    }
+
+    /// The pixels that will be read of an image of that width and height.
+    fn region(&self, width: usize, height: usize) -> Region {
+        match self.applies_exif() {
+            // Which they are is known once it is turned.
+            true => Region::whole(width, height),
+            false => (self.request.region)(width, height),
+        }
+    }
+
+    /// Memory for the pixels.
+    fn take_scratch(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.request.scratch)
     }
 
     /// The most bytes that a decoder may take for `samples` a pixel, and some for its own.

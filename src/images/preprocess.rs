@@ -5,16 +5,25 @@
 
 mod config;
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use self::config::Config;
-use super::decode;
-use super::resize::{Filter, Resize, Rgb, Size};
+use super::decode::{self, Request};
+use super::resize::{Filter, Resize, Rgb, Size, Vector};
 use crate::batch::{ImageInfo, PixelScale};
 use crate::error::{Error, RowError};
 use crate::spec::PreprocessSpec;
+
+/// What a thread keeps of the largest decoded image for the next one. Fresh memory costs the
+/// kernel's time; more than photos of web size need is given back.
+const SCRATCH_BYTES: usize = 8 << 20;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Turns encoded images into the pixels that one model expects.
 #[derive(Debug, Clone)]
@@ -147,27 +156,41 @@ impl Preprocess {
     /// If `out` is not `n_bytes()` long.
     pub fn apply(&self, bytes: &[u8], out: &mut [u8]) -> (Option<ImageInfo>, Result<(), RowError>) {
         assert_eq!(out.len(), self.n_bytes(), "`out` has the size of one image");
-        let (info, decoded) = decode::decode(bytes, &self.spec);
-        (info, decoded.map(|image| self.fit(&image, out)))
+        let region = |width, height| self.window(width, height).0.source(width, height);
+        let scratch = SCRATCH.take();
+        let (info, decoded) =
+            decode::decode(bytes, Request { spec: &self.spec, region: &region, scratch });
+        let fitted = decoded.map(|image| {
+            self.fit(&image, out);
+            if image.data.capacity() <= SCRATCH_BYTES {
+                SCRATCH.set(image.data);
+            }
+        });
+        (info, fitted)
     }
 
     /// Resizes and crops decoded pixels into `out`.
     fn fit(&self, image: &Rgb, out: &mut [u8]) {
-        let to = self.resize.size(image);
-        let (columns, left) = crop(to.width, self.output.width);
-        let (rows, top) = crop(to.height, self.output.height);
-        let stride = self.output.width * 3;
-        if columns.len() < self.output.width || rows.len() < self.output.height {
+        let (resize, [left, top]) = self.window(image.width, image.height);
+        if resize.columns.len() < self.output.width || resize.rows.len() < self.output.height {
             out.fill(0);
         }
-        let resize = Resize { to, filter: self.filter, columns, rows, vector: true };
+        let stride = self.output.width * 3;
         resize.apply(image, &mut out[top * stride + left * 3..], stride);
+    }
+
+    /// How an image of that width and height is resized, and where in the output the resized
+    /// pixels begin.
+    fn window(&self, width: usize, height: usize) -> (Resize, [usize; 2]) {
+        let to = self.resize.size(width, height);
+        let (columns, left) = crop(to.width, self.output.width);
+        let (rows, top) = crop(to.height, self.output.height);
+        (Resize { to, filter: self.filter, columns, rows, vector: Vector::best() }, [left, top])
     }
 }
 
 impl Target {
-    fn size(self, image: &Rgb) -> Size {
-        let (width, height) = (image.width, image.height);
+    fn size(self, width: usize, height: usize) -> Size {
         match self {
             Target::Keep => Size { width, height },
             Target::Squash(size) => size,

@@ -7,6 +7,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod horizontal;
 mod taps;
 mod vertical;
@@ -23,6 +25,20 @@ pub struct Rgb {
     pub width: usize,
     pub height: usize,
     pub data: Vec<u8>,
+}
+
+/// Some of an image's pixels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    pub columns: Range<usize>,
+    pub rows: Range<usize>,
+}
+
+impl Region {
+    /// All of an image's pixels.
+    pub fn whole(width: usize, height: usize) -> Self {
+        Self { columns: 0..width, rows: 0..height }
+    }
 }
 
 /// Width and height in pixels.
@@ -53,6 +69,38 @@ impl Filter {
     }
 }
 
+/// The vector instructions that the passes use. The pixels are the same with all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vector {
+    Scalar,
+    Avx2,
+    Avx512,
+}
+
+impl Vector {
+    /// What this machine has, slowest first.
+    pub fn available() -> Vec<Self> {
+        let mut all = vec![Vector::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(avx2::available().then_some(Vector::Avx2));
+            all.extend(avx512::available().then_some(Vector::Avx512));
+        }
+        all
+    }
+
+    /// The fastest that this machine has.
+    pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        match (avx512::available(), avx2::available()) {
+            (true, _) => return Vector::Avx512,
+            (_, true) => return Vector::Avx2,
+            _ => {}
+        }
+        Vector::Scalar
+    }
+}
+
 /// What to make of an image: which size, how, and which part of that is wanted.
 #[derive(Debug, Clone)]
 pub struct Resize {
@@ -63,14 +111,25 @@ pub struct Resize {
     pub columns: Range<usize>,
     /// The rows of the resized image that are wanted, within `0..to.height`.
     pub rows: Range<usize>,
-    /// Use the vector instructions that this machine has. The pixels are the same without.
-    pub vector: bool,
+    /// One of those that this machine has.
+    pub vector: Vector,
 }
 
 impl Resize {
     /// The whole image at that size.
     pub fn whole(to: Size, filter: Filter) -> Self {
-        Self { to, filter, columns: 0..to.width, rows: 0..to.height, vector: true }
+        Self { to, filter, columns: 0..to.width, rows: 0..to.height, vector: Vector::best() }
+    }
+
+    /// The pixels of an image of that width and height that the window is made from.
+    pub fn source(&self, width: usize, height: usize) -> Region {
+        match self.filter {
+            Filter::Nearest => Region::whole(width, height),
+            filter => Region {
+                columns: taps::source(width, self.to.width, &self.columns, filter),
+                rows: taps::source(height, self.to.height, &self.rows, filter),
+            },
+        }
     }
 
     /// Writes the window's pixels, u8 RGB, row after row, each `stride` bytes after the last.
@@ -85,6 +144,7 @@ impl Resize {
         }
         let across = Taps::new(image.width, self.to.width, &self.columns, self.filter);
         let down = Taps::new(image.height, self.to.height, &self.rows, self.filter);
+        let [across, down] = [across, down].map(|taps| taps.made_for(self.vector));
         match self.vertical_first(image) {
             true => self.down_then_across(image, [&down, &across], out.chunks_mut(stride)),
             false => self.across_then_down(image, [&across, &down], out.chunks_mut(stride)),
@@ -114,17 +174,17 @@ impl Resize {
         let base = next;
         let slot = |row: usize| (row - base) % ring_rows * row_bytes;
         for (y, line) in lines.take(self.rows.len()).enumerate() {
-            let (start, weights) = down.at(y);
-            while next < start + weights.len() {
+            let Range { start: first, end: past } = down.sources(y);
+            while next < past {
                 let n = BLOCK.min(end - next);
                 let block = &mut ring[slot(next)..][..n * row_bytes];
-                horizontal::rows(&image.data[next * stride..], stride, across, block, self.vector);
+                horizontal::rows(&image.data[next * stride..], stride, across, block);
                 next += n;
             }
             offsets.clear();
-            offsets.extend((start..start + weights.len()).map(slot));
+            offsets.extend((first..past).map(slot));
             let rows = vertical::Rows { data: &ring, row_bytes, offsets: &offsets };
-            vertical::row(&rows, weights, &mut line[..row_bytes], self.vector);
+            vertical::row(&rows, (down, y), &mut line[..row_bytes]);
         }
     }
 
@@ -136,14 +196,13 @@ impl Resize {
         let mut reduced = vec![0u8; stride];
         let mut offsets = Vec::with_capacity(down.longest());
         for (y, line) in lines.take(self.rows.len()).enumerate() {
-            let (start, weights) = down.at(y);
             offsets.clear();
-            offsets.extend((start..start + weights.len()).map(|row| row * stride + bytes.start));
+            offsets.extend(down.sources(y).map(|row| row * stride + bytes.start));
             let rows =
                 vertical::Rows { data: &image.data, row_bytes: bytes.len(), offsets: &offsets };
-            vertical::row(&rows, weights, &mut reduced[bytes.clone()], self.vector);
+            vertical::row(&rows, (down, y), &mut reduced[bytes.clone()]);
             let line = &mut line[..self.columns.len() * 3];
-            horizontal::rows(&reduced, 0, across, line, self.vector);
+            horizontal::rows(&reduced, 0, across, line);
         }
     }
 

@@ -1,16 +1,17 @@
-"""End-to-end speed of clipmill and of transformers behind a DataLoader, in one run.
+"""clipmill beside its peers, in one run on one machine: `make bench`, `make bench-full`.
 
-Both read the same Parquet table, decode the same photo-sized JPEGs, run the same ViT-B/32 and
-write embeddings and similarity; they alternate, and what counts is the ratio within a round,
-because machines drift. `make bench` builds first. The second peer is clipmill without the model:
-how fast rows are read, decoded, tokenized and written.
+Contenders take turns, and what counts is the ratio within a round, because machines drift. Stages
+are workers (`stages.rs` for clipmill, `peers.py` for the others) that are called again and again;
+runs are whole processes of clipmill, start and loading of the model included, against scripts
+whose model is loaded before the clock starts.
 
-Options: --rows N --rounds N --precisions f32,bf16
+Options: --full (more rows, rounds and peers; memory of a million rows) --only SECTION,...
 """
 
 import argparse
 import json
 import os
+import platform
 import shutil
 import statistics
 import subprocess
@@ -18,200 +19,271 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from data import MODEL, ROOT, SAMPLE, WORK, make_captions, make_data, make_model
 
-ROOT = Path(__file__).resolve().parents[2]
-WORK = ROOT / "target" / "bench"
+PEERS = ROOT / ".venv" / "peers" / "bin" / "python"
 CLIPMILL = ROOT / "target" / "release" / "clipmill"
-WORDS = "red green small apple moon cactus tower sailing on a hill near the old city at night".split()
+STAGES = ["cargo", "bench", "--locked", "--quiet", "--bench", "stages", "--"]
 
 
-def make_photo(rng, path):
-    """A JPEG of web size: smooth shapes, edges and grain, 0.235 megapixels on average."""
-    from PIL import Image
+class Worker:
+    """A process that does its work once for every line that it is sent."""
 
-    width, height = int(rng.integers(420, 721)), int(rng.integers(300, 541))
-    small = rng.normal(128, 60, (int(rng.integers(6, 24)), int(rng.integers(6, 24)), 3))
-    image = Image.fromarray(np.clip(small, 0, 255).astype(np.uint8))
-    pixels = np.asarray(image.resize((width, height), Image.BICUBIC)).astype(np.int16)
-    pixels = pixels + rng.normal(0, 9, pixels.shape).astype(np.int16)
-    for _ in range(12):
-        x, y = rng.integers(0, width - 40), rng.integers(0, height - 40)
-        pixels[y:y + rng.integers(20, 200), x:x + rng.integers(20, 200)] += rng.integers(-60, 60, 3)
-    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    image.save(path, quality=int(rng.integers(75, 93)))
-    return width * height
+    def __init__(self, command, cores=None):
+        pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
+        self.process = subprocess.Popen(
+            [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=pin)
+        self.command = command
+        self.wait_for(lambda line: line == "ready")
 
+    def wait_for(self, wanted):
+        """The next line that is the worker's own: libraries print what they like."""
+        for line in self.process.stdout:
+            if wanted(line.strip()):
+                return line.strip()
+        sys.exit(f"{self.command} ended: {self.process.stderr.read()[-2000:]}")
 
-def make_data(rows):
-    """The table, the photos and a ViT-B/32 of random weights with the sample's tokenizer."""
-    data = WORK / f"data-{rows}"
-    if (data / "table.parquet").exists():
-        return data
-    rng = np.random.default_rng(7)
-    (data / "images").mkdir(parents=True, exist_ok=True)
-    names = [f"images/{i:05}.jpg" for i in range(rows)]
-    pixels = [make_photo(rng, data / name) for name in names]
-    captions = [" ".join(rng.choice(WORDS, int(rng.integers(6, 20)))) for _ in names]
-    table = pa.table({"id": range(rows), "image_path": names, "caption": captions})
-    size = sum((data / name).stat().st_size for name in names)
-    print(f"{rows} photos, {np.mean(pixels) / 1e6:.3f} megapixels and {size / rows / 1e3:.0f} kB "
-          "on average")
-    make_model(WORK / "model")
-    pq.write_table(table, data / "table.parquet")
-    return data
+    def __call__(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self.wait_for(is_number))
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
-def make_model(folder):
-    import torch
-    from transformers import CLIPConfig, CLIPModel
-
-    if (folder / "config.json").exists():
-        return
-    torch.manual_seed(7)
-    config = CLIPConfig()
-    config.text_config.eos_token_id = 3071
-    CLIPModel(config).save_pretrained(folder)
-    for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]:
-        shutil.copy(ROOT / "sample_data" / "model" / name, folder)
-    sample = json.loads((ROOT / "sample_data" / "model" / "preprocessor_config.json").read_text())
-    sample |= {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
-    (folder / "preprocessor_config.json").write_text(json.dumps(sample))
+def is_number(text):
+    try:
+        return float(text) > 0
+    except ValueError:
+        return False
 
 
-def pipeline(data, columns, precision):
-    text = f"""version = 1
+class Run:
+    """A whole run of clipmill over a table, as a contender."""
+
+    def __init__(self, table, columns, precision="f32", model=MODEL, root=None, rows=None):
+        self.out = WORK / "out"
+        more = ["--limit", str(rows)] if rows else []
+        pipeline = WORK / f"{table.stem}.toml"
+        pipeline.write_text(PIPELINE.format(
+            table=table, root=root or table.parent, model=model, precision=precision,
+            columns="\n".join(f'{name} = "{kind}"' for name, kind in columns.items()),
+            out=self.out))
+        self.command = [CLIPMILL, "run", pipeline, "--quiet", *more]
+
+    def __call__(self):
+        shutil.rmtree(self.out, ignore_errors=True)
+        started = time.perf_counter()
+        subprocess.run(self.command, check=True)
+        return time.perf_counter() - started
+
+    def report(self):
+        return json.loads((self.out / "run_report.json").read_text())
+
+    def close(self):
+        pass
+
+
+PIPELINE = """version = 1
 [source.parquet]
-path = "{data}/table.parquet"
+path = "{table}"
 image = "image_path"
 caption = "caption"
 [image.path]
-root = "{data}"
+root = "{root}"
 [model.clip]
-dir = "{WORK}/model"
+dir = "{model}"
 precision = "{precision}"
 [columns]
 {columns}
 [sink.parquet]
-path = "{WORK}/out"
+path = "{out}"
 """
-    path = WORK / "bench.toml"
-    path.write_text(text)
+
+SCORED = {"image_embedding": "image_embedding", "text_embedding": "text_embedding",
+          "score": "cosine"}
+FEED = {"width": "image_width", "tokens": "caption_tokens"}
+
+
+class Bench:
+    def __init__(self, args):
+        self.full, self.rounds = args.full, 5 if args.full else 3
+        self.data = make_data(512)
+        self.lines = []
+
+    def say(self, line=""):
+        self.lines.append(line)
+        print(line, flush=True)
+
+    def stage(self, name, *precision, cores=None):
+        return Worker([*STAGES, name, self.data, *precision], cores)
+
+    def peer(self, name, *precision, cores=None):
+        return Worker([PEERS, ROOT / "tests/bench/peers.py", name, self.data, *precision], cores)
+
+    def contest(self, what, rows, ours, peers):
+        """One line a peer: rates and the ratio, `ours` first in every round."""
+        seconds = {name: [] for name in ["clipmill", *peers]}
+        for _ in range(self.rounds):
+            for name, work in [("clipmill", ours), *peers.items()]:
+                seconds[name].append(work())
+        rate = {name: rows / statistics.median(values) for name, values in seconds.items()}
+        for name in peers:
+            ratios = [theirs / own for theirs, own in zip(seconds[name], seconds["clipmill"])]
+            self.say(f"| {what} | {rate['clipmill']:.1f} | {name} | {rate[name]:.1f} "
+                     f"| **{statistics.median(ratios):.2f}** "
+                     f"| {min(ratios):.2f} to {max(ratios):.2f} |")
+        for work in [ours, *peers.values()]:
+            work.close()
+        return rate
+
+    def header(self):
+        self.say("\n| what | clipmill, a second | peer | peer, a second | ratio, median | ratios |")
+        self.say("|---|---|---|---|---|---|")
+
+    def preprocess(self):
+        """Decode and preprocess, on one core."""
+        one = {0}
+        peers = {f"{name}, to {upto}": self.peer(f"preprocess-{name.lower()}", upto, cores=one)
+                 for name in ["torchvision", "OpenCV"] for upto in ["tensor", "pixels"]}
+        peers["transformers over Pillow"] = self.peer("preprocess-pillow", cores=one)
+        self.contest("decode and preprocess, images, one core", 512,
+                     self.stage("preprocess", cores=one), peers)
+
+    def image(self):
+        for precision in ["bf16", "f32"]:
+            peers = {"OpenVINO": "image-openvino", "transformers": "image-hf"}
+            if self.full:
+                peers["torch.compile"] = "image-compiled"
+                if precision == "bf16":
+                    peers["ONNX Runtime, int8"] = "image-onnxruntime"
+            peers = {name: self.peer(worker, precision) for name, worker in peers.items()}
+            self.contest(f"image tower, images, {precision}", 128,
+                         self.stage("image", precision), peers)
+
+    def text(self):
+        for precision in ["bf16", "f32"]:
+            self.contest(f"text tower, captions, {precision}", 512, self.stage("text", precision),
+                         {"transformers, longest of batch": self.peer("text-hf", precision)})
+
+    def run(self):
+        """Whole runs; and what the encode stage alone reaches, in the same rounds."""
+        for precision in ["bf16", "f32"]:
+            peers = {"transformers": self.peer("run-hf", precision)}
+            if self.full:
+                peers["open_clip"] = self.peer("run-open-clip", precision)
+            peers["own towers alone"] = self.stage("encode", precision)
+            run = Run(self.data / "table.parquet", SCORED, precision)
+            self.contest(f"end to end, rows, {precision}", 512, run, peers)
+
+    def feed(self):
+        """Read, decode, tokenize and write, without a model."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(self.data / "table.parquet")
+        path = self.data / "four_times.parquet"
+        pq.write_table(pa.concat_tables([table] * 4), path)
+        self.alone("feed, whole process, rows a second", Run(path, FEED),
+                   lambda seconds: 4 * len(table) / seconds)
+
+    def start(self):
+        """From the shell to the end of a run of one batch, the weights in the page cache."""
+        run = Run(self.data / "table.parquet", SCORED, "bf16", rows=64)
+        run()
+        self.alone("start to the end of the first 64 rows, bf16, seconds", run, lambda s: s)
+
+    def overhead(self):
+        """Rows without images and model: reading, status, writing, publishing."""
+        path, rows = captions(1_000_000), 1_000_000
+        run = Run(path, {"status": "status"}, root=ROOT)
+        self.alone("overhead, microseconds a row", run, lambda s: s / rows * 1e6)
+
+    def alone(self, what, run, of_seconds):
+        values = [of_seconds(run()) for _ in range(self.rounds)]
+        self.say(f"- {what}: {statistics.median(values):.2f} "
+                 f"({min(values):.2f} to {max(values):.2f})")
+
+    def memory(self):
+        """Peak memory of many rows against that of few, with the sample's model and images."""
+        peaks = {}
+        for rows in [50_000, 1_000_000] if self.full else [5_000, 50_000]:
+            columns = SCORED | FEED
+            run = Run(sample_rows(rows), columns, model=SAMPLE, root=ROOT / "sample_data")
+            seconds = run()
+            peaks[rows] = run.report()["this_run"]["peak_memory"]
+            self.say(f"- {rows} rows of the sample, {rows / seconds:.0f} rows/s: peak memory "
+                     f"{peaks[rows] / 2**20:.0f} MiB")
+        few, many = peaks.values()
+        self.say(f"- peak memory, many rows to few: {many / few:.3f}")
+
+
+def captions(rows):
+    """A table of captions, in row groups as people have them."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = WORK / f"captions-{rows}.parquet"
+    if not path.exists():
+        texts = make_captions(np.random.default_rng(7), rows)
+        table = pa.table({"id": range(rows), "image_path": [f"{i}.jpg" for i in range(rows)],
+                          "caption": texts})
+        pq.write_table(table, path, row_group_size=65536)
     return path
 
 
-ALL = 'image_embedding = "image_embedding"\ntext_embedding = "text_embedding"\nscore = "cosine"'
-FEED = 'width = "image_width"\ntokens = "caption_tokens"'
+def sample_rows(rows):
+    """The sample's table, over and over."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = WORK / f"sample-{rows}.parquet"
+    if not path.exists():
+        table = pq.read_table(ROOT / "sample_data" / "captions.parquet")
+        table = pa.concat_tables([table] * (rows // len(table) + 1)).slice(0, rows)
+        pq.write_table(table.combine_chunks(), path, row_group_size=65536)
+    return path
 
 
-def run_clipmill(data, columns, precision):
-    """Seconds of the whole process, and its report."""
-    shutil.rmtree(WORK / "out", ignore_errors=True)
-    command = [CLIPMILL, "run", pipeline(data, columns, precision), "--quiet"]
-    started = time.perf_counter()
-    subprocess.run(command, check=True)
-    seconds = time.perf_counter() - started
-    return seconds, json.loads((WORK / "out" / "run_report.json").read_text())
+def machine():
+    name = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            name = line.split(":")[1].strip()
+    flags = Path("/proc/cpuinfo").read_text()
+    vector = [flag for flag in ["avx2", "avx512f", "avx512_bf16", "amx_bf16"] if flag in flags]
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True,
+                            capture_output=True).stdout.strip() or "unknown"
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores of {name} ({', '.join(vector)}), commit {commit}"
 
 
-class Rows:
-    """Rows as a torch DataLoader wants them."""
-
-    def __init__(self, data, table):
-        from transformers import CLIPImageProcessorPil
-
-        self.data, self.paths = data, table["image_path"].to_pylist()
-        self.processor = CLIPImageProcessorPil.from_pretrained(WORK / "model")
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        from PIL import Image
-
-        image = Image.open(self.data / self.paths[index])
-        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
-
-
-def run_transformers(data, precision):
-    """The script that people write, in this process and with the model already loaded. Returns
-    the seconds from reading the table to the written file."""
-    import torch
-
-    model, tokenizer = loaded(precision)
-    started = time.perf_counter()
-    table = pq.read_table(data / "table.parquet")
-    captions = table["caption"].to_pylist()
-    loader = torch.utils.data.DataLoader(Rows(data, table), batch_size=64, num_workers=2)
-    columns = {"image_embedding": [], "text_embedding": [], "score": []}
-    with torch.inference_mode():
-        for index, pixels in enumerate(loader):
-            batch = captions[index * 64:(index + 1) * 64]
-            ids = tokenizer(batch, truncation=True, max_length=77, padding=True,
-                            return_tensors="pt")
-            image = model.get_image_features(pixel_values=pixels.to(model.dtype)).pooler_output
-            text = model.get_text_features(**ids).pooler_output
-            image, text = [torch.nn.functional.normalize(x.float(), dim=-1) for x in (image, text)]
-            columns["image_embedding"].extend(image.numpy())
-            columns["text_embedding"].extend(text.numpy())
-            columns["score"].extend((image * text).sum(-1).tolist())
-    for name, values in columns.items():
-        table = table.append_column(name, pa.array(list(values)))
-    pq.write_table(table, WORK / "transformers.parquet")
-    return time.perf_counter() - started
-
-
-MODELS = {}
-
-
-def loaded(precision):
-    import torch
-    from transformers import AutoTokenizer, CLIPModel
-
-    if precision not in MODELS:
-        dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
-        model = CLIPModel.from_pretrained(WORK / "model", dtype=dtype).eval()
-        MODELS[precision] = model, AutoTokenizer.from_pretrained(WORK / "model")
-    return MODELS[precision]
-
-
-def compare(args, data, precision):
-    ratios, ours, theirs, report = [], [], [], None
-    for _ in range(args.rounds):
-        seconds, report = run_clipmill(data, ALL, precision)
-        ours.append(args.rows / seconds)
-        theirs.append(args.rows / run_transformers(data, precision))
-        ratios.append(ours[-1] / theirs[-1])
-    stages = {s["stage"]: s["rows_per_second"] for s in report["this_run"]["stages"]}
-    middle = statistics.median
-    print(f"| end to end, {precision} | {middle(ours):.1f} | {middle(theirs):.1f} "
-          f"| {middle(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} "
-          f"| encode alone {stages['encode']:.1f} |")
+SECTIONS = ["preprocess", "image", "text", "run", "feed", "start", "overhead", "memory"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rows", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--precisions", default="f32,bf16")
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--only", default=",".join(SECTIONS))
     args = parser.parse_args()
-    if not CLIPMILL.exists():
-        sys.exit(f"{CLIPMILL} is not there: run `make bench`")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     WORK.mkdir(parents=True, exist_ok=True)
-    data = make_data(args.rows)
-    print(f"\n{args.rows} rows, {len(os.sched_getaffinity(0))} cores, ViT-B/32, whole process "
-          "against a loaded model\n")
-    print("| what | clipmill rows/s | transformers rows/s | ratio, median | ratios | |")
-    print("|---|---|---|---|---|---|")
-    for precision in args.precisions.split(","):
-        compare(args, data, precision)
-    feed = [args.rows / run_clipmill(data, FEED, "f32")[1]["this_run"]["seconds"]
-            for _ in range(args.rounds)]
-    print(f"| read, decode, tokenize, write, no model | {statistics.median(feed):.0f} | | | | |")
+    make_model()
+    bench = Bench(args)
+    about = json.loads((bench.data / "about.json").read_text())
+    bench.say(f"{machine()}; {bench.rounds} rounds; photos of {about['megapixels']:.3f} "
+              f"megapixels and {about['kilobytes']:.0f} kB on average, ViT-B/32")
+    sections = args.only.split(",")
+    if {"preprocess", "image", "text", "run"} & set(sections):
+        bench.header()
+    for index, section in enumerate(sections):
+        if section == "feed" and index:
+            bench.say()
+        getattr(bench, section)()
+    (WORK / "results.md").write_text("\n".join(bench.lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,14 @@
 
 use std::cell::RefCell;
 
-use turbojpeg::{Colorspace, DecompressHeader, Decompressor, Image, PixelFormat};
-
+use super::turbo::{Colorspace, Decompressor, Header, PixelFormat};
 use super::{Gate, convert, exif, truncated, undecodable};
 use crate::batch::ImageFormat;
 use crate::error::RowError;
-use crate::images::resize::Rgb;
+use crate::images::resize::{Region, Rgb};
 
 thread_local! {
-    /// Making a decompressor takes longer than a small image does.
+    /// Making a decompressor takes longer than a small image does. Gone after an error.
     static DECOMPRESSOR: RefCell<Option<Decompressor>> = const { RefCell::new(None) };
 }
 
@@ -28,7 +27,10 @@ const END: [u8; 2] = [0xff, 0xd9];
 pub fn decode(bytes: &[u8], gate: &mut Gate<'_>) -> Result<(Rgb, u32), RowError> {
     let markers = Markers::read(bytes);
     let mut read = |bytes: &[u8]| {
-        pixels(bytes, &markers, |width, height| gate.admit(width, height, ImageFormat::Jpeg))
+        pixels(bytes, &markers, |width, height| {
+            gate.admit(width as u32, height as u32, ImageFormat::Jpeg)?;
+            Ok((gate.region(width, height), gate.take_scratch()))
+        })
     };
     let (rgb, _) = read(bytes).or_else(|error| match markers.tidied(bytes, &error.message) {
         Some(tidied) => read(&tidied).map_err(|_| error),
@@ -51,75 +53,61 @@ pub fn decode_part(bytes: &[u8], size: (usize, usize)) -> Result<(Rgb, Colorspac
     if !bytes.starts_with(&[0xff, 0xd8]) {
         return Err(undecodable("no JPEG data in a JPEG-compressed TIFF"));
     }
-    pixels(bytes, &Markers::read(bytes), |width, height| match (width as usize, height as usize) {
-        found if found == size => Ok(()),
+    pixels(bytes, &Markers::read(bytes), |width, height| match (width, height) {
+        found if found == size => Ok((Region::whole(width, height), Vec::new())),
         _ => Err(undecodable("JPEG data of another size in a TIFF")),
     })
 }
 
 /// The pixels as RGB and what they were stored as. `admit` has its say on width and height
-/// before memory is taken for them.
+/// before memory is taken for them, and names the pixels that matter and memory to use again.
 fn pixels(
     bytes: &[u8],
     markers: &Markers<'_>,
-    admit: impl FnOnce(u32, u32) -> Result<(), RowError>,
+    admit: impl FnOnce(usize, usize) -> Result<(Region, Vec<u8>), RowError>,
 ) -> Result<(Rgb, Colorspace), RowError> {
-    DECOMPRESSOR.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            let mut made = Decompressor::new().map_err(|error| damaged(&error))?;
-            made.set_scan_limit(MAX_SCANS).map_err(|error| damaged(&error))?;
-            *slot = Some(made);
-        }
-        let decompressor = slot.as_mut().expect("just made");
-        let attempt = || {
-            let header = decompressor.read_header(bytes).map_err(|error| damaged(&error))?;
-            admit(header.width as u32, header.height as u32)?;
-            let rgb = decompress(decompressor, &header, bytes, markers)?;
-            Ok((rgb, header.colorspace))
-        };
-        let result = attempt();
-        if result.is_err() {
-            // After an error libjpeg keeps the marker it stopped at, and fails on the next file.
-            *slot = None;
-        }
-        result
-    })
+    let mut decompressor = match DECOMPRESSOR.take() {
+        Some(kept) => kept,
+        None => Decompressor::new(MAX_SCANS).map_err(damaged)?,
+    };
+    let header = decompressor.header(bytes).map_err(damaged)?;
+    let admitted = admit(header.width, header.height)?;
+    let rgb = decompress(&mut decompressor, (bytes, &header), markers, admitted)?;
+    DECOMPRESSOR.set(Some(decompressor));
+    Ok((rgb, header.colorspace))
 }
 
 fn decompress(
     decompressor: &mut Decompressor,
-    header: &DecompressHeader,
-    bytes: &[u8],
+    (bytes, header): (&[u8], &Header),
     markers: &Markers<'_>,
+    (region, mut data): (Region, Vec<u8>),
 ) -> Result<Rgb, RowError> {
     let format = match (markers.components, header.colorspace) {
-        (1 | 3, _) => PixelFormat::RGB,
-        (4, Colorspace::CMYK | Colorspace::YCCK) => PixelFormat::CMYK,
+        (1 | 3, _) => PixelFormat::Rgb,
+        (4, Colorspace::Cmyk | Colorspace::Ycck) => PixelFormat::Cmyk,
         (components, _) => return Err(undecodable(format!("a JPEG of {components} components"))),
     };
-    let pitch = header.width * format.size();
-    let mut data = vec![0; pitch * header.height];
     let (width, height) = (header.width, header.height);
-    let image = Image { pixels: data.as_mut_slice(), width, pitch, height, format };
-    if let Err(error) = decompressor.decompress(bytes, image)
-        && !markers.lost_nothing(&error.to_string())
+    // Whatever an earlier image left outside of the region is never read.
+    data.resize(width * format.size() * height, 0);
+    if let Err(message) = decompressor.decode((bytes, header), &region, format, &mut data)
+        && !markers.lost_nothing(&message)
     {
-        return Err(damaged(&error));
+        return Err(damaged(message));
     }
-    if format == PixelFormat::CMYK {
+    if format == PixelFormat::Cmyk {
         // Adobe stores inks inverted, and Pillow assumes that everyone does.
         data = convert::each::<4>(&data, |inks| convert::cmyk(inks.map(|ink| 255 - ink)));
     }
     Ok(Rgb { width, height, data })
 }
 
-fn damaged(error: &turbojpeg::Error) -> RowError {
-    let message = error.to_string();
-    if message.contains("Premature end of JPEG file") {
-        return truncated();
+fn damaged(message: String) -> RowError {
+    match message.contains("Premature end of JPEG file") {
+        true => truncated(),
+        false => undecodable(format!("damaged JPEG ({message})")),
     }
-    let message = message.strip_prefix("TurboJPEG error: ").unwrap_or(&message);
-    undecodable(format!("damaged JPEG ({message})"))
 }
 
 /// What the segments before the first scan say.

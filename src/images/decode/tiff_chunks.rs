@@ -2,10 +2,9 @@
 //!
 //! What the samples mean is in `tiff`, how their bytes are packed in `tiff_data`.
 
-use turbojpeg::Colorspace;
-
 use super::tiff::{BLACK_IS_ZERO, Page, RGB, YCBCR};
 use super::tiff_data::Packing;
+use super::turbo::Colorspace;
 use super::{jpeg, truncated, undecodable};
 use crate::error::RowError;
 
@@ -99,7 +98,7 @@ impl Page<'_> {
     pub fn jpeg(&self) -> Result<Vec<u8>, RowError> {
         let wanted = match (self.photometric, self.samples) {
             (BLACK_IS_ZERO, 1) => Colorspace::Gray,
-            (RGB, 3) => Colorspace::RGB,
+            (RGB, 3) => Colorspace::Rgb,
             (YCBCR, 3) => Colorspace::YCbCr,
             _ => return Err(undecodable("a JPEG-compressed TIFF of that colour space")),
         };

@@ -17,9 +17,10 @@ pub fn available() -> bool {
     is_x86_feature_detected!("avx2")
 }
 
-/// Returns how many columns of the rows are done; the caller does the rest. Needs `available()`.
+/// Returns how many columns of the rows are done; the caller does the rest. Needs `available()`
+/// and split taps.
 pub fn horizontal(source: &[u8], stride: usize, taps: &Taps, out: &mut [u8]) -> usize {
-    // SAFETY: `horizontal::rows` calls this only where `available()`.
+    // SAFETY: `Vector::Avx2` is chosen only where `available()`.
     unsafe {
         match out.len() / (taps.len() * 3) {
             1 => horizontal_avx2::<1>(source, stride, taps, out),
@@ -32,7 +33,7 @@ pub fn horizontal(source: &[u8], stride: usize, taps: &Taps, out: &mut [u8]) -> 
 
 /// Returns how many bytes of `out` are done; the caller does the rest. Needs `available()`.
 pub fn vertical(rows: &Rows<'_>, weights: &[i32], out: &mut [u8]) -> usize {
-    // SAFETY: `vertical::row` calls this only where `available()`.
+    // SAFETY: `Vector::Avx2` is chosen only where `available()`.
     unsafe { vertical_avx2(rows, weights, out) }
 }
 

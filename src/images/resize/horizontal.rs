@@ -1,7 +1,9 @@
-//! The horizontal pass over one row: source pixels to the window's columns.
+//! The horizontal pass over some rows: source pixels to the window's columns.
 //!
-//! The scalar code is the rule; `avx2` computes the same sums with the same wrap-around.
+//! The scalar code is the rule; `avx2` and `avx512` compute the same sums with the same
+//! wrap-around.
 
+use super::Vector;
 use super::taps::{PRECISION_BITS, ROUND, Taps};
 
 /// How many rows go best together: they share the work on the weights.
@@ -9,14 +11,15 @@ pub const BLOCK: usize = 4;
 
 /// Resamples rows, up to `BLOCK` of them: the first starts at `source`, the next `stride` bytes
 /// later. `out` takes them one after the other, u8 RGB, `taps.len() * 3` bytes each.
-pub fn rows(source: &[u8], stride: usize, taps: &Taps, out: &mut [u8], vector: bool) {
+pub fn rows(source: &[u8], stride: usize, taps: &Taps, out: &mut [u8]) {
     let row_bytes = taps.len() * 3;
-    let mut done = 0;
-    #[cfg(target_arch = "x86_64")]
-    if vector && super::avx2::available() {
-        done = super::avx2::horizontal(source, stride, taps, out);
-    }
-    let _ = vector;
+    let done = match taps.vector() {
+        #[cfg(target_arch = "x86_64")]
+        Vector::Avx512 => super::avx512::horizontal(source, stride, taps, out),
+        #[cfg(target_arch = "x86_64")]
+        Vector::Avx2 => super::avx2::horizontal(source, stride, taps, out),
+        _ => 0,
+    };
     for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
         scalar(&source[row * stride..], taps, out, done);
     }

@@ -6,7 +6,7 @@
 use std::f64::consts::PI;
 use std::ops::Range;
 
-use super::Filter;
+use super::{Filter, Vector};
 
 /// Fractional bits of a weight: 8 bits of result, 2 for overshoot, the rest of an i32.
 pub const PRECISION_BITS: u32 = 32 - 8 - 2;
@@ -25,34 +25,39 @@ pub struct Taps {
     lens: Vec<usize>,
     /// `stride` weights an output, those past its length zero.
     weights: Vec<i32>,
+    stride: usize,
+    vector: Vector,
     /// What `split` gives, for every four weights.
     split: Vec<[i16; 8]>,
-    stride: usize,
+    /// What `limbs` gives, for every four weights.
+    limbs: Vec<Limbs>,
 }
+
+/// Four weights cut into signed bytes, the high, middle and low ones of all four together:
+/// a weight is `(high * 2^8 + middle) * 2^8 + low`.
+pub type Limbs = [i32; 3];
 
 impl Taps {
     /// Weights for the outputs in `window` when `from` pixels become `to`.
     pub fn new(from: usize, to: usize, window: &Range<usize>, filter: Filter) -> Self {
-        let scale = from as f64 / to as f64;
-        let filter_scale = scale.max(1.0);
-        let support = radius(filter) * filter_scale;
-        let inverse = 1.0 / filter_scale;
+        let reach = Reach::new(from, to, filter);
+        let inverse = 1.0 / reach.scale.max(1.0);
         // A multiple of four, because they are split by fours.
-        let stride = (support.ceil() as usize * 2 + 1).min(from).next_multiple_of(4);
+        let stride = (reach.support.ceil() as usize * 2 + 1).min(from).next_multiple_of(4);
         let n = window.len();
         let mut taps = Self {
             starts: Vec::with_capacity(n),
             lens: Vec::with_capacity(n),
             weights: vec![0; n * stride],
-            split: Vec::new(),
             stride,
+            vector: Vector::Scalar,
+            split: Vec::new(),
+            limbs: Vec::new(),
         };
         let mut exact = vec![0.0; stride];
         for (slot, output) in window.clone().enumerate() {
-            let centre = (output as f64 + 0.5) * scale;
-            // `as usize` is C's truncation with negative values at 0, which is what Pillow does.
-            let start = (centre - support + 0.5) as usize;
-            let end = ((centre + support + 0.5) as usize).min(from);
+            let centre = reach.centre(output);
+            let Range { start, end } = reach.of(output);
             let exact = &mut exact[..end - start];
             let mut sum = 0.0;
             for (index, weight) in exact.iter_mut().enumerate() {
@@ -67,8 +72,36 @@ impl Taps {
             taps.starts.push(start);
             taps.lens.push(end - start);
         }
-        taps.split = taps.weights.as_chunks::<4>().0.iter().map(split_four).collect();
         taps
+    }
+
+    /// With the weights as those instructions want them. Weights of 2 and more do not fit three
+    /// bytes; no filter is known to give one, and the passes then go without AVX-512.
+    pub fn made_for(mut self, vector: Vector) -> Self {
+        const FITS: std::ops::Range<i32> = -(127 << 16)..127 << 16;
+        let fours = self.weights.as_chunks::<4>().0.iter();
+        self.vector = match vector {
+            Vector::Avx512 if !self.weights.iter().all(|weight| FITS.contains(weight)) => {
+                Vector::Scalar
+            }
+            other => other,
+        };
+        match self.vector {
+            Vector::Scalar => {}
+            Vector::Avx2 => self.split = fours.map(split_four).collect(),
+            Vector::Avx512 => self.limbs = fours.map(limbs_of_four).collect(),
+        }
+        self
+    }
+
+    /// The instructions that the weights are made for.
+    pub fn vector(&self) -> Vector {
+        self.vector
+    }
+
+    /// The source indices that the window's output `slot` reads.
+    pub fn sources(&self, slot: usize) -> Range<usize> {
+        self.starts[slot]..self.starts[slot] + self.lens[slot]
     }
 
     /// The first source index and the weights of the window's output `slot`.
@@ -81,6 +114,12 @@ impl Taps {
     pub fn split(&self, slot: usize) -> (usize, &[[i16; 8]]) {
         let fours = self.lens[slot].div_ceil(4);
         (self.starts[slot], &self.split[slot * self.stride / 4..][..fours])
+    }
+
+    /// As `at`, each four weights cut into bytes. Weights of zero fill up.
+    pub fn limbs(&self, slot: usize) -> (usize, &[Limbs]) {
+        let fours = self.lens[slot].div_ceil(4);
+        (self.starts[slot], &self.limbs[slot * self.stride / 4..][..fours])
     }
 
     /// Outputs in the window.
@@ -101,11 +140,54 @@ impl Taps {
     }
 }
 
+/// The source indices that the outputs of a window are made from.
+pub fn source(from: usize, to: usize, window: &Range<usize>, filter: Filter) -> Range<usize> {
+    let reach = Reach::new(from, to, filter);
+    // Both ends of what an output reads ascend from output to output.
+    reach.of(window.start).start..reach.of(window.end.saturating_sub(1)).end
+}
+
+/// How far the outputs of an axis reach into its source.
+struct Reach {
+    from: usize,
+    /// Source pixels an output pixel.
+    scale: f64,
+    /// Source pixels to either side of an output's centre.
+    support: f64,
+}
+
+impl Reach {
+    fn new(from: usize, to: usize, filter: Filter) -> Self {
+        let scale = from as f64 / to as f64;
+        Self { from, scale, support: radius(filter) * scale.max(1.0) }
+    }
+
+    fn centre(&self, output: usize) -> f64 {
+        (output as f64 + 0.5) * self.scale
+    }
+
+    fn of(&self, output: usize) -> Range<usize> {
+        let (centre, support) = (self.centre(output), self.support);
+        // `as usize` is C's truncation with negative values at 0, which is what Pillow does.
+        let start = (centre - support + 0.5) as usize;
+        start..((centre + support + 0.5) as usize).min(self.from)
+    }
+}
+
 fn split_four(weights: &[i32; 4]) -> [i16; 8] {
     std::array::from_fn(|index| match index {
         0..4 => (weights[index] >> SPLIT) as i16,
         _ => (weights[index - 4] & ((1 << SPLIT) - 1)) as i16,
     })
+}
+
+fn limbs_of_four(weights: &[i32; 4]) -> Limbs {
+    let low = weights.map(|weight| weight as i8);
+    // What is taken off is put back by the byte above.
+    let rest: [i32; 4] = std::array::from_fn(|i| (weights[i] - i32::from(low[i])) >> 8);
+    let middle = rest.map(|weight| weight as i8);
+    let high: [i8; 4] = std::array::from_fn(|i| ((rest[i] - i32::from(middle[i])) >> 8) as i8);
+    [high, middle, low].map(|bytes| i32::from_le_bytes(bytes.map(|byte| byte as u8)))
 }
 
 fn fixed(weight: f64) -> i32 {
@@ -175,6 +257,15 @@ mod tests {
         let taps = Taps::new(4, 2, &(0..2), Filter::Box);
         assert_eq!(taps.at(0), (0, &[1 << 21, 1 << 21][..]));
         assert_eq!(taps.at(1), (2, &[1 << 21, 1 << 21][..]));
+    }
+
+    #[test]
+    fn limbs_add_up_to_the_weights() {
+        for weight in [0, 1, -1, 127, 128, -129, 32_767, 32_768, -4_194_304, 8_000_000, -123_456] {
+            let [high, middle, low] = limbs_of_four(&[weight, 0, 0, 0]);
+            let byte = |limb: i32| i32::from(limb as i8);
+            assert_eq!(((byte(high) << 8) + byte(middle)) * 256 + byte(low), weight);
+        }
     }
 
     #[test]

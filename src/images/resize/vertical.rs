@@ -1,9 +1,11 @@
 //! The vertical pass over one output row: a weighted sum of horizontally resampled rows.
 //!
-//! The scalar code is the rule; `avx2` computes the same sums with the same wrap-around.
+//! The scalar code is the rule; `avx2` and `avx512` compute the same sums with the same
+//! wrap-around.
 
+use super::Vector;
 use super::horizontal::clip;
-use super::taps::ROUND;
+use super::taps::{ROUND, Taps};
 
 /// The rows of the horizontal pass that one output row sums, in order.
 pub struct Rows<'a> {
@@ -20,14 +22,19 @@ impl Rows<'_> {
     }
 }
 
-/// Sums the rows by `weights`, one each, to `out`, which is `row_bytes` long.
-pub fn row(rows: &Rows<'_>, weights: &[i32], out: &mut [u8], vector: bool) {
-    let mut done = 0;
-    #[cfg(target_arch = "x86_64")]
-    if vector && super::avx2::available() {
-        done = super::avx2::vertical(rows, weights, out);
-    }
-    let _ = vector;
+/// Sums the rows that output `slot` of the taps reads to `out`, which is `row_bytes` long.
+pub fn row(rows: &Rows<'_>, (taps, slot): (&Taps, usize), out: &mut [u8]) {
+    let weights = taps.at(slot).1;
+    let done = match taps.vector() {
+        #[cfg(target_arch = "x86_64")]
+        Vector::Avx512 => {
+            super::avx512::vertical(rows, taps.limbs(slot).1, out);
+            out.len()
+        }
+        #[cfg(target_arch = "x86_64")]
+        Vector::Avx2 => super::avx2::vertical(rows, weights, out),
+        _ => 0,
+    };
     for (x, out) in out.iter_mut().enumerate().skip(done) {
         let mut sum = ROUND;
         for (index, &weight) in weights.iter().enumerate() {

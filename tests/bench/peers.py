@@ -1,0 +1,333 @@
+"""The other programs, each as a worker that the bench starts and calls in turn.
+
+`peers.py NAME DATA` loads what it needs, prints `ready`, and for every line that it reads does
+its work once and prints the seconds that it took. What it reads is in DATA (see data.py); how the
+runs alternate and what is made of the seconds is bench.py's affair.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+from data import MODEL  # noqa: E402
+
+BATCH = 64
+N_IMAGES = 128
+N_CAPTIONS = 512
+DTYPES = {"f32": "float32", "bf16": "bfloat16"}
+
+
+def table(data):
+    import pyarrow.parquet as pq
+
+    return pq.read_table(data / "table.parquet")
+
+
+def files(data):
+    """The encoded photos, read before the clock starts."""
+    return [(data / name).read_bytes() for name in table(data)["image_path"].to_pylist()]
+
+
+def one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+# Decode and preprocess, on one core.
+
+
+def preprocess_pillow(data):
+    """transformers' processor over Pillow, one image after the other as in a Dataset."""
+    import io
+
+    from PIL import Image
+    from transformers import CLIPImageProcessorPil
+
+    one_thread()
+    processor, photos = CLIPImageProcessorPil.from_pretrained(MODEL), files(data)
+
+    def work():
+        for photo in photos:
+            processor(images=Image.open(io.BytesIO(photo)), return_tensors="pt")
+
+    return work
+
+
+MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+
+
+def preprocess_torchvision(data, upto="tensor"):
+    """torchvision's own decoder and its antialiased resize on u8, up to the cropped u8 pixels
+    (`pixels`) or to what a model takes (`tensor`)."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+    from torchvision.transforms.v2 import functional as F
+
+    one_thread()
+    photos = [torch.frombuffer(bytearray(photo), dtype=torch.uint8) for photo in files(data)]
+
+    def work():
+        for photo in photos:
+            image = decode_jpeg(photo, mode=ImageReadMode.RGB)
+            image = F.resize(image, [224], F.InterpolationMode.BICUBIC, antialias=True)
+            image = F.center_crop(image, [224, 224]).contiguous()
+            if upto == "tensor":
+                F.normalize(F.to_dtype(image, torch.float32, scale=True), MEAN, STD)
+
+    return work
+
+
+def preprocess_opencv(data, upto="tensor"):
+    """OpenCV's decoder and its bicubic resize (which is not antialiased), up to the cropped u8
+    RGB pixels (`pixels`) or to what a model takes (`tensor`)."""
+    import cv2
+
+    mean, scale255 = np.array(MEAN, np.float32) * 255, 1 / (np.array(STD, np.float32) * 255)
+
+    cv2.setNumThreads(1)
+    photos = [np.frombuffer(photo, np.uint8) for photo in files(data)]
+
+    def work():
+        for photo in photos:
+            image = cv2.imdecode(photo, cv2.IMREAD_COLOR)
+            height, width = image.shape[:2]
+            scale = 224 / min(height, width)
+            size = max(224, int(width * scale)), max(224, int(height * scale))
+            image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+            top, left = (size[1] - 224) // 2, (size[0] - 224) // 2
+            image = cv2.cvtColor(image[top:top + 224, left:left + 224], cv2.COLOR_BGR2RGB)
+            if upto == "tensor":
+                ((image - mean) * scale255).transpose(2, 0, 1).copy()
+
+    return work
+
+
+# The towers, on every core.
+
+
+def hf(precision):
+    import torch
+    from transformers import CLIPModel
+
+    return CLIPModel.from_pretrained(MODEL, dtype=getattr(torch, DTYPES[precision])).eval()
+
+
+def pixels(precision):
+    import torch
+
+    seeded = torch.Generator().manual_seed(7)
+    shape = (N_IMAGES, 3, 224, 224)
+    return torch.randn(shape, generator=seeded).to(getattr(torch, DTYPES[precision]))
+
+
+def image_hf(_, precision):
+    import torch
+
+    model, x = hf(precision), pixels(precision)
+
+    def work():
+        with torch.inference_mode():
+            for batch in x.split(BATCH):
+                model.get_image_features(pixel_values=batch).pooler_output.float().numpy()
+
+    return work
+
+
+def image_compiled(_, precision):
+    """torch.compile with frozen weights."""
+    import torch
+    import torch._inductor.config as inductor
+
+    inductor.freezing = True
+    model, x = hf(precision), pixels(precision)
+    forward = torch.compile(lambda x: model.get_image_features(pixel_values=x).pooler_output)
+
+    def work():
+        with torch.no_grad():
+            for batch in x.split(BATCH):
+                forward(batch).float().numpy()
+
+    return work
+
+
+def image_openvino(_, precision):
+    """OpenVINO as it comes, with its precision hint."""
+    import openvino as ov
+    import torch
+
+    class Tower(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = hf("f32")
+
+        def forward(self, x):
+            return self.model.get_image_features(pixel_values=x).pooler_output
+
+    with torch.no_grad():
+        converted = ov.convert_model(Tower(), example_input=torch.zeros(2, 3, 224, 224))
+    converted.reshape([BATCH, 3, 224, 224])
+    hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = ov.Core().compile_model(converted, "CPU", hints)
+    request, x = compiled.create_infer_request(), pixels("f32").numpy()
+
+    def work():
+        for start in range(0, len(x), BATCH):
+            request.infer(x[start:start + BATCH])
+
+    return work
+
+
+def onnx_tower(folder):
+    """The image tower as ONNX in int8 with dynamic scales, made once."""
+    import torch
+    from onnxruntime.quantization import quantize_dynamic
+
+    class Tower(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = hf("f32")
+
+        def forward(self, x):
+            return self.model.get_image_features(pixel_values=x).pooler_output
+
+    path = folder / "image_int8.onnx"
+    if not path.exists():
+        plain = folder / "image.onnx"
+        torch.onnx.export(Tower(), (torch.zeros(BATCH, 3, 224, 224),), plain, dynamo=False)
+        quantize_dynamic(plain, path)
+    return path
+
+
+def image_onnxruntime(data, _):
+    """ONNX Runtime, dynamic int8."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(onnx_tower(data.parent), providers=["CPUExecutionProvider"])
+    x, name = pixels("f32").numpy(), session.get_inputs()[0].name
+
+    def work():
+        for start in range(0, len(x), BATCH):
+            session.run(None, {name: x[start:start + BATCH]})
+
+    return work
+
+
+def text_hf(data, precision):
+    """Shuffled captions, each batch padded to its longest; tokenizing is counted for both."""
+    import torch
+    from transformers import AutoTokenizer
+
+    model, tokenizer = hf(precision), AutoTokenizer.from_pretrained(MODEL)
+    captions = table(data)["caption"].to_pylist()[:N_CAPTIONS]
+
+    def work():
+        with torch.inference_mode():
+            for start in range(0, len(captions), BATCH):
+                ids = tokenizer(captions[start:start + BATCH], truncation=True, max_length=77,
+                                padding=True, return_tensors="pt")
+                model.get_text_features(**ids).pooler_output.float().numpy()
+
+    return work
+
+
+# From the table to the table.
+
+
+class Photos:
+    """Rows as a torch DataLoader wants them."""
+
+    def __init__(self, data, names, transform):
+        self.data, self.names, self.transform = data, names, transform
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        from PIL import Image
+
+        return self.transform(Image.open(self.data / self.names[index]))
+
+
+def score_table(data, transform, encode):
+    """The script that people write: a DataLoader of two workers, the model, one table out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    rows = table(data)
+    captions = rows["caption"].to_pylist()
+    photos = Photos(data, rows["image_path"].to_pylist(), transform)
+    loader = torch.utils.data.DataLoader(photos, batch_size=BATCH, num_workers=2)
+    columns = {"image_embedding": [], "text_embedding": [], "score": []}
+    with torch.inference_mode():
+        for index, batch in enumerate(loader):
+            image, text = encode(batch, captions[index * BATCH:(index + 1) * BATCH])
+            image, text = [torch.nn.functional.normalize(x.float(), dim=-1) for x in (image, text)]
+            columns["image_embedding"].extend(image.numpy())
+            columns["text_embedding"].extend(text.numpy())
+            columns["score"].extend((image * text).sum(-1).tolist())
+    for name, values in columns.items():
+        rows = rows.append_column(name, pa.array(list(values)))
+    pq.write_table(rows, data.parent / "peer.parquet")
+
+
+def run_hf(data, precision):
+    """transformers behind a DataLoader, its model loaded before the clock starts."""
+    from transformers import AutoTokenizer, CLIPImageProcessorPil
+
+    model, tokenizer = hf(precision), AutoTokenizer.from_pretrained(MODEL)
+    processor = CLIPImageProcessorPil.from_pretrained(MODEL)
+
+    def encode(batch, captions):
+        ids = tokenizer(captions, truncation=True, max_length=77, padding=True,
+                        return_tensors="pt")
+        image = model.get_image_features(pixel_values=batch.to(model.dtype)).pooler_output
+        return image, model.get_text_features(**ids).pooler_output
+
+    def transform(image):
+        return processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+    return lambda: score_table(data, transform, encode)
+
+
+def run_open_clip(data, precision):
+    """open_clip's own ViT-B/32, transform and tokenizer behind a DataLoader."""
+    import open_clip
+
+    model, _, transform = open_clip.create_model_and_transforms("ViT-B-32", precision=precision
+                                                                .replace("f32", "fp32"))
+    model = model.eval()
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    dtype = next(model.parameters()).dtype
+
+    def encode(batch, captions):
+        return model.encode_image(batch.to(dtype)), model.encode_text(tokenizer(captions))
+
+    return lambda: score_table(data, transform, encode)
+
+
+WORKERS = {function.__name__.replace("_", "-"): function for function in [
+    preprocess_pillow, preprocess_torchvision, preprocess_opencv, image_hf, image_compiled,
+    image_openvino, image_onnxruntime, text_hf, run_hf, run_open_clip]}
+
+
+def main():
+    name, data, *precision = sys.argv[1:]
+    work = WORKERS[name](Path(data), *precision)
+    if not name.startswith("run"):
+        work()  # To warm up; whole runs are long enough without.
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        work()
+        print(time.perf_counter() - started, flush=True)
+
+
+if __name__ == "__main__":
+    main()
