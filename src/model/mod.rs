@@ -4,11 +4,14 @@
 //! arrive as u8 and are scaled on the device; decoding, resizing and tokenizing are done before
 //! (see `images` and `text`).
 
+mod attention;
 pub mod clip;
 pub mod config;
+mod cpu;
 mod cuda_driver;
 pub mod device;
 pub mod doctor;
+mod norm;
 mod onednn;
 pub mod weights;
 

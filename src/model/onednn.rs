@@ -1,8 +1,8 @@
 //! oneDNN's fused linear layer, which LibTorch carries and its C++ and `tch` interfaces hide.
 //!
 //! `f_linear` in f32 goes to MKL, repacks the weights on every call and leaves the activation
-//! and the residual to separate passes over memory. `mkldnn::_linear_pointwise`, which
-//! TorchInductor generates calls to, takes packed weights and does all three in one pass: see
+//! to a pass of its own over memory. `mkldnn::_linear_pointwise`, which TorchInductor generates
+//! calls to, takes packed weights and does both in one pass: see
 //! tests/bench/README.md for what that gains. It is reached through LibTorch's C shim
 //! (torch/csrc/inductor/aoti_torch/c/shim_cpu.h and torch/csrc/stable/c/shim.h, whose
 //! functions are `extern "C"` and versioned). Where a build lacks them, `OneDnn::get` is `None`
@@ -39,20 +39,11 @@ type Unary = unsafe extern "C" fn(
     *const *const c_char,
     *mut Handle,
 ) -> Status;
-type Binary = unsafe extern "C" fn(
-    Handle,
-    Handle,
-    Handle,
-    *const Handle,
-    *const c_char,
-    *mut Handle,
-) -> Status;
 type Call = unsafe extern "C" fn(*const c_char, *const c_char, *mut u64) -> Status;
 
 /// The functions, once found.
 pub(super) struct OneDnn {
     unary: Unary,
-    binary: Binary,
     call: Call,
 }
 
@@ -75,7 +66,6 @@ impl OneDnn {
         unsafe {
             Some(Self {
                 unary: *program.get(b"aoti_torch_cpu__linear_pointwise\0").ok()?,
-                binary: *program.get(b"aoti_torch_cpu__linear_pointwise_binary\0").ok()?,
                 call: *program.get(b"aoti_torch_call_dispatcher\0").ok()?,
             })
         }
@@ -118,23 +108,6 @@ impl OneDnn {
                 algorithm,
                 &mut out,
             )
-        };
-        take(status, out)
-    }
-
-    /// `residual + x weight^T + bias`, all of the shapes as in [`Self::linear`].
-    pub(super) fn linear_add(
-        &self,
-        x: &Tensor,
-        (weight, bias): (&Tensor, &Tensor),
-        residual: &Tensor,
-    ) -> Result<Tensor, TchError> {
-        let mut out = ptr::null_mut();
-        // SAFETY: the handles live through the call.
-        let status = unsafe {
-            let (x, residual, weight, bias) =
-                (handle(x), handle(residual), handle(weight), handle(bias));
-            (self.binary)(x, residual, weight, &bias, c"add".as_ptr(), &mut out)
         };
         take(status, out)
     }

@@ -68,9 +68,8 @@ fn broadcast(limbs: &Limbs) -> [__m512i; 3] {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn horizontal_vnni(source: &[u8], stride: usize, taps: &Taps, out: &mut [u8]) -> usize {
     // Four RGB pixels as r r r r g g g g b b b b 0 0 0 0.
-    let by_channel = _mm512_broadcast_i32x4(_mm_setr_epi8(
-        0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11, -1, -1, -1, -1,
-    ));
+    let by_channel =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11, -1, -1, -1, -1));
     let row_bytes = taps.len() * 3;
     let n_rows = out.len() / row_bytes;
     // A lane without a row repeats the last one.
@@ -93,14 +92,19 @@ fn horizontal_vnni(source: &[u8], stride: usize, taps: &Taps, out: &mut [u8]) ->
             sums.add(_mm512_shuffle_epi8(values, by_channel), &broadcast(limbs));
         }
         let sums = _mm512_max_epi32(sums.rounded(), _mm512_setzero_si512());
-        let mut bytes = [0; 16];
-        // SAFETY: `bytes` is as long as the store, which needs no alignment.
-        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtusepi32_epi8(sums)) };
-        for (row, pixel) in bytes.as_chunks::<4>().0.iter().take(n_rows).enumerate() {
+        let pixels = _mm512_cvtusepi32_epi8(sums);
+        let pixels = [
+            _mm_extract_epi32::<0>(pixels),
+            _mm_extract_epi32::<1>(pixels),
+            _mm_extract_epi32::<2>(pixels),
+            _mm_extract_epi32::<3>(pixels),
+        ];
+        for (row, pixel) in pixels.into_iter().take(n_rows).enumerate() {
+            let pixel = pixel.to_le_bytes();
             let at = row * row_bytes + slot * 3;
             // Four bytes are one store, and the next column writes over the fourth.
             match slot + 1 < taps.len() {
-                true => out[at..at + 4].copy_from_slice(pixel),
+                true => out[at..at + 4].copy_from_slice(&pixel),
                 false => out[at..at + 3].copy_from_slice(&pixel[..3]),
             }
         }
@@ -133,8 +137,7 @@ fn vertical_vnni(rows: &Rows<'_>, limbs: &[Limbs], out: &mut [u8]) {
         }
         // Packing puts back in order what unpacking took apart, lane by lane.
         let [a, b, c, d] = sums.map(|sums| sums.rounded());
-        let bytes =
-            _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
+        let bytes = _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
         // SAFETY: the mask leaves out what is past the end of `out`.
         unsafe { _mm512_mask_storeu_epi8(out.as_mut_ptr().cast(), mask, bytes) };
     }

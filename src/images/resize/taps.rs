@@ -117,6 +117,7 @@ impl Taps {
     }
 
     /// As `at`, each four weights cut into bytes. Weights of zero fill up.
+    #[inline]
     pub fn limbs(&self, slot: usize) -> (usize, &[Limbs]) {
         let fours = self.lens[slot].div_ceil(4);
         (self.starts[slot], &self.limbs[slot * self.stride / 4..][..fours])

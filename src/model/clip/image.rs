@@ -6,11 +6,12 @@
 use tch::{Kind, TchError, Tensor};
 
 use super::block::{Blocks, Sight, Span};
-use super::layers::{LayerNorm, Linear};
+use super::layers::{LayerNorm, Linear, Stream};
 use super::loader::{Loader, torch};
 use crate::batch::PixelScale;
 use crate::error::Error;
 use crate::model::config::VisionConfig;
+use crate::model::device::Placement;
 
 /// Subtracted from pixels before the product. -128..127 is exact in bf16, as 0..255 is, and
 /// rounding of the weights weighs half as much.
@@ -28,7 +29,7 @@ pub(super) struct ImageTower {
     post_norm: LayerNorm,
     /// `[embedding, width]`, f32.
     projection: Tensor,
-    kind: Kind,
+    placement: Placement,
 }
 
 impl ImageTower {
@@ -46,7 +47,7 @@ impl ImageTower {
             blocks: Blocks::load(loader, "vision_model", (&config.tower, Sight::Full))?,
             post_norm: LayerNorm::load_f32(loader, &named("post_layernorm"), eps)?,
             projection: loader.placed_f32("visual_projection.weight")?,
-            kind: loader.placement.kind,
+            placement: loader.placement,
             config: config.clone(),
         })
     }
@@ -59,11 +60,12 @@ impl ImageTower {
         let patches = patches.f_view([n, tokens - 1, width])?;
         let class = self.class.f_expand([n, 1, width], false)?;
         let x = Tensor::f_cat(&[class, patches], 1)?.f_add_(&self.positions)?;
-        let x = self.pre_norm.forward(&x.f_view([n * tokens, width])?)?.f_to_kind(self.kind)?;
+        let x = self.pre_norm.forward(&x.f_view([n * tokens, width])?)?;
         let options = (Kind::Int64, pixels.device());
         let pooled = Tensor::f_arange_start_step(0, n * tokens, tokens, options)?;
-        let x = self.blocks.forward(x, &[Span { sequences: n, len: tokens }], &pooled)?;
-        let x = self.post_norm.forward(&x.f_to_kind(Kind::Float)?)?;
+        let stream = Stream::new(x, self.placement)?;
+        let x = self.blocks.forward(stream, &[Span { sequences: n, len: tokens }], &pooled)?;
+        let x = self.post_norm.forward(&x)?;
         x.f_linear(&self.projection, None::<&Tensor>)
     }
 
@@ -76,7 +78,7 @@ impl ImageTower {
         let cut = pixels.f_reshape([n, grid, patch, grid, patch, 3])?;
         let cut = cut.f_permute([0, 1, 3, 2, 4, 5])?;
         let rows = cut.f_reshape([n * grid * grid, patch * patch * 3])?;
-        rows.f_to_kind(self.kind)?.f_sub_scalar_(CENTRE)
+        rows.f_to_kind(self.placement.kind)?.f_sub_scalar_(CENTRE)
     }
 }
 

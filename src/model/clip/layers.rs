@@ -4,11 +4,14 @@
 //! `CLIPMLP` and `CLIPEncoderLayer` of transformers' modeling_clip.py. Attention, the only
 //! thing that looks at sequences, is in `block`.
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::loader::{Loader, torch};
 use crate::error::Error;
 use crate::model::config::{Activation, TowerConfig};
+use crate::model::cpu::Cpu;
+use crate::model::device::Placement;
+use crate::model::norm::{Affine, add_and_norm};
 use crate::model::onednn::{Epilogue, OneDnn};
 
 /// `quick_gelu(x) = x * sigmoid(1.702 x)`.
@@ -63,13 +66,47 @@ impl Linear {
             None => x.f_linear(&self.weight, Some(&self.bias)),
         }
     }
+}
 
-    /// `residual + forward(x)`.
-    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor, TchError> {
-        match self.fused {
-            Some(onednn) => onednn.linear_add(x, (&self.weight, &self.bias), residual),
-            None => x.f_linear(&self.weight, Some(&self.bias))?.f_add_(residual),
+/// The residual stream `[tokens, width]`, and what the last layer gave to be added to it.
+///
+/// In f32 where our CPU kernels run, in the precision of the run elsewhere.
+pub(super) struct Stream {
+    x: Tensor,
+    pending: Option<Tensor>,
+}
+
+impl Stream {
+    /// A stream that starts with `x`, f32, which is its alone.
+    pub fn new(x: Tensor, placement: Placement) -> Result<Self, TchError> {
+        let kind = if Cpu::get(placement).is_some() { Kind::Float } else { placement.kind };
+        Ok(Self { x: x.f_to_kind(kind)?, pending: None })
+    }
+
+    /// Adds a layer's output, when the stream is looked at next.
+    pub fn add(&mut self, x: Tensor) -> Result<(), TchError> {
+        self.settle()?;
+        self.pending = Some(x);
+        Ok(())
+    }
+
+    /// The stream of some of the tokens.
+    pub fn select(mut self, tokens: &Tensor) -> Result<Self, TchError> {
+        self.settle()?;
+        Ok(Self { x: self.x.f_index_select(0, tokens)?, pending: None })
+    }
+
+    /// The sum, in f32.
+    pub fn finish(mut self) -> Result<Tensor, TchError> {
+        self.settle()?;
+        self.x.f_to_kind(Kind::Float)
+    }
+
+    fn settle(&mut self) -> Result<(), TchError> {
+        if let Some(pending) = self.pending.take() {
+            self.x = self.x.f_add_(&pending)?;
         }
+        Ok(())
     }
 }
 
@@ -78,25 +115,51 @@ pub(super) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
+    kind: Kind,
+    cpu: Option<Cpu>,
 }
 
 impl LayerNorm {
-    /// In the precision of the run.
+    /// Of a stream.
     pub fn load(loader: &Loader, name: &str, eps: f64) -> Result<Self, Error> {
-        let weight = loader.placed(&format!("{name}.weight"))?;
-        Ok(Self { weight, bias: loader.placed(&format!("{name}.bias"))?, eps })
+        let cpu = Cpu::get(loader.placement);
+        let kind = if cpu.is_some() { Kind::Float } else { loader.placement.kind };
+        Self::load_as(loader, name, (eps, kind, cpu))
     }
 
-    /// In f32, whatever the precision of the run.
+    /// Of an f32 tensor, whatever the precision of the run.
     pub fn load_f32(loader: &Loader, name: &str, eps: f64) -> Result<Self, Error> {
-        let weight = loader.placed_f32(&format!("{name}.weight"))?;
-        Ok(Self { weight, bias: loader.placed_f32(&format!("{name}.bias"))?, eps })
+        Self::load_as(loader, name, (eps, Kind::Float, None))
     }
 
-    /// Keeps the shape.
+    fn load_as(
+        loader: &Loader,
+        name: &str,
+        (eps, weights, cpu): (f64, Kind, Option<Cpu>),
+    ) -> Result<Self, Error> {
+        let part = |part| {
+            let name = format!("{name}.{part}");
+            loader.place(&name, &loader.tensor(&name)?, weights)
+        };
+        let kind = loader.placement.kind;
+        Ok(Self { weight: part("weight")?, bias: part("bias")?, eps, kind, cpu })
+    }
+
+    /// Keeps the shape and the type.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let shape = self.weight.size();
         x.f_layer_norm(shape, Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+
+    /// Of the stream as it is now, in the precision of the run.
+    pub fn of_stream(&self, stream: &mut Stream) -> Result<Tensor, TchError> {
+        let Some(cpu) = self.cpu else {
+            stream.settle()?;
+            return self.forward(&stream.x);
+        };
+        let affine = Affine { weight: &self.weight, bias: &self.bias, eps: self.eps };
+        let pending = stream.pending.take();
+        add_and_norm(cpu, &mut stream.x, pending.as_ref(), (&affine, self.kind))
     }
 }
 
@@ -126,10 +189,10 @@ impl Mlp {
         })
     }
 
-    /// `x + down(activation(up(norm(x))))`, of shape `[rows, width]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let hidden = self.activated(&self.norm.forward(x)?)?;
-        self.down.forward_add(&hidden, x)
+    /// Adds `down(activation(up(norm(x))))` to the stream.
+    pub fn forward(&self, stream: &mut Stream) -> Result<(), TchError> {
+        let hidden = self.activated(&self.norm.of_stream(stream)?)?;
+        stream.add(self.down.forward(&hidden)?)
     }
 
     fn activated(&self, x: &Tensor) -> Result<Tensor, TchError> {

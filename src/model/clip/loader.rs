@@ -30,11 +30,6 @@ impl Loader<'_> {
         self.weights.tensor(name)
     }
 
-    /// On the device, in the precision of the run.
-    pub fn placed(&self, name: &str) -> Result<Tensor, Error> {
-        self.place(name, &self.tensor(name)?, self.placement.kind)
-    }
-
     /// On the device, in f32.
     pub fn placed_f32(&self, name: &str) -> Result<Tensor, Error> {
         self.place(name, &self.tensor(name)?, Kind::Float)

@@ -4,6 +4,7 @@
 //! of any size is encoded in passes that fit the processor's caches, so batch size is the
 //! plan's affair and does not change what comes out beyond float noise.
 
+mod attend;
 mod block;
 mod image;
 mod layers;

@@ -7,13 +7,14 @@
 
 use std::collections::HashMap;
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 use super::block::{Blocks, Sight, Span};
-use super::layers::LayerNorm;
+use super::layers::{LayerNorm, Stream};
 use super::loader::Loader;
 use crate::error::Error;
 use crate::model::config::{Pooling, TextConfig};
+use crate::model::device::Placement;
 
 pub(super) struct TextTower {
     /// `[vocab, width]`.
@@ -24,8 +25,7 @@ pub(super) struct TextTower {
     final_norm: LayerNorm,
     /// `[embedding, width]`, f32.
     projection: Tensor,
-    device: Device,
-    kind: Kind,
+    placement: Placement,
 }
 
 impl TextTower {
@@ -38,8 +38,7 @@ impl TextTower {
             blocks: Blocks::load(loader, "text_model", (&config.tower, Sight::Causal))?,
             final_norm: LayerNorm::load_f32(loader, &named("final_layer_norm"), eps)?,
             projection: loader.placed_f32("text_projection.weight")?,
-            device: loader.placement.device,
-            kind: loader.placement.kind,
+            placement: loader.placement,
         })
     }
 
@@ -56,14 +55,14 @@ impl TextTower {
         let pooled = self.place(&ends.collect::<Vec<_>>())?;
         let x = self.tokens.f_index_select(0, &self.place(&ids)?)?;
         let x = x.f_add(&self.positions.f_index_select(0, &self.place(&positions)?)?)?;
-        let x = x.f_to_kind(self.kind)?;
-        let x = self.blocks.forward(x, &spans(sequences), &pooled)?;
-        let x = self.final_norm.forward(&x.f_to_kind(Kind::Float)?)?;
+        let stream = Stream::new(x, self.placement)?;
+        let x = self.blocks.forward(stream, &spans(sequences), &pooled)?;
+        let x = self.final_norm.forward(&x)?;
         x.f_linear(&self.projection, None::<&Tensor>)
     }
 
     fn place(&self, values: &[i64]) -> Result<Tensor, TchError> {
-        Tensor::f_from_slice(values)?.f_to(self.device)
+        Tensor::f_from_slice(values)?.f_to(self.placement.device)
     }
 }
 
