@@ -143,18 +143,18 @@ impl Weights {
         }
     }
 
-    /// Copies one tensor out of the files, as f32 on the CPU.
+    /// One tensor as f32 on the CPU. In an f32 file its memory is the file's own, mapped: it must
+    /// not be changed, and what outlives `self` must be a copy.
     ///
     /// # Errors
     /// `Tensor` when it is missing or holds a NaN or an infinity.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let (file, info) = self.find(name)?;
         let kind = file.kind(name, info)?;
-        let shape: Vec<i64> = info.shape.iter().map(|&side| side as i64).collect();
         let (from, to) = info.data_offsets;
         let bytes = &file.map[file.start + from..file.start + to];
         let load = || -> Result<(Tensor, bool), tch::TchError> {
-            let tensor = Tensor::f_from_data_size(bytes, &shape, kind)?;
+            let tensor = mapped(bytes, &info.shape, kind)?;
             let tensor = tensor.f_to_device_(Device::Cpu, Kind::Float, false, false)?;
             let finite = all_finite(&tensor)?;
             Ok((tensor, finite))
@@ -239,7 +239,24 @@ impl WeightsFile {
     }
 }
 
+/// The bytes as a tensor, without a copy where their place in the file allows it.
+fn mapped(bytes: &[u8], shape: &[usize], kind: Kind) -> Result<Tensor, tch::TchError> {
+    let shape: Vec<i64> = shape.iter().map(|&side| side as i64).collect();
+    if !bytes.as_ptr().addr().is_multiple_of(kind.elt_size_in_bytes()) {
+        return Tensor::f_from_data_size(bytes, &shape, kind);
+    }
+    let strides: Vec<i64> = (0..shape.len()).map(|i| shape[i + 1..].iter().product()).collect();
+    // SAFETY: the map holds that many bytes (the header was checked against it), aligned, and
+    // lives as long as `Weights`; `Weights::tensor` hands the duty not to outlive it on.
+    unsafe { Tensor::f_from_blob(bytes.as_ptr(), &shape, &strides, kind, Device::Cpu) }
+}
+
+/// A sum with a NaN or an infinity in it is no number, and takes one pass. One that is no number
+/// may also have grown too large, so then every value is looked at.
 fn all_finite(tensor: &Tensor) -> Result<bool, tch::TchError> {
+    if tensor.f_sum(Kind::Float)?.f_double_value(&[])?.is_finite() {
+        return Ok(true);
+    }
     Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
 }
 

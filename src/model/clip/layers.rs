@@ -37,8 +37,9 @@ impl Linear {
         let of = |what: &str| -> Vec<String> {
             names.iter().map(|name| format!("{name}.{what}")).collect()
         };
-        let scaled = |names: &[String], scale: f64| {
-            loader.stacked(names)?.f_mul_scalar(scale).map_err(torch)
+        let scaled = |names: &[String], scale: f64| match (loader.stacked(names)?, scale) {
+            (tensor, 1.0) => Ok(tensor),
+            (tensor, scale) => tensor.f_mul_scalar(scale).map_err(torch),
         };
         let weight = scaled(&of("weight"), scale[0])?;
         let bias = scaled(&of("bias"), scale[1])?;

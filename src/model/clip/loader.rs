@@ -25,7 +25,7 @@ impl Loader<'_> {
         if device == Device::Cpu && fits { OneDnn::get() } else { None }
     }
 
-    /// f32, on the CPU.
+    /// f32, on the CPU. It may be the file's own memory: `place` makes a copy.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         self.weights.tensor(name)
     }
@@ -37,7 +37,7 @@ impl Loader<'_> {
 
     /// Puts a tensor made from the weights `name` on the device.
     pub fn place(&self, name: &str, tensor: &Tensor, kind: Kind) -> Result<Tensor, Error> {
-        let placed = tensor.f_to_device_(self.placement.device, kind, false, false);
+        let placed = tensor.f_to_device_(self.placement.device, kind, false, true);
         let placed = placed.and_then(|tensor| tensor.f_contiguous()).map_err(torch)?;
         self.weights.converted(name, &placed)?;
         Ok(placed)
@@ -46,8 +46,11 @@ impl Loader<'_> {
     /// The named tensors under one another, f32 on the CPU.
     pub fn stacked(&self, names: &[String]) -> Result<Tensor, Error> {
         let tensors = names.iter().map(|name| self.tensor(name));
-        let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
-        Tensor::f_cat(&tensors, 0).map_err(torch)
+        let mut tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
+        match tensors.len() {
+            1 => Ok(tensors.remove(0)),
+            _ => Tensor::f_cat(&tensors, 0).map_err(torch),
+        }
     }
 }
 
