@@ -117,7 +117,7 @@ pub struct PipelineArgs {
     pub device: Option<DeviceSpec>,
     /// Rows a batch. Larger is faster until the device is full; a batch of 224-pixel images takes
     /// 150 kB an image before the model. Scores move only in their last digits. By default 64 on
-    /// a CPU and 256 on CUDA.
+    /// a CPU and 512 on CUDA.
     #[arg(long, value_name = "N")]
     pub batch_size: Option<NonZeroUsize>,
     /// CPU threads for decoding and, on a CPU, for the model. By default every core that the

@@ -1,19 +1,39 @@
 //! The third stage: pixels and token ids become unit-length embeddings, on the device.
 //!
-//! It runs the towers that the columns need and takes out what is not finite. It does not know
+//! It runs the towers that the columns need and takes out what is not finite. A device that works
+//! behind its back has a batch in flight from `submit` to `InFlight::finish`. It does not know
 //! which model it runs.
 
 use crate::batch::{Embeddings, EncodedBatch, PreparedBatch};
 use crate::error::{Error, RowError, RowStatus};
+use crate::model::pending::Pending;
 use crate::model::{DualEncoder, Towers};
 
-/// Embeds a batch with the towers that are needed. Without a model there are no embeddings.
-pub fn encode(
+/// A batch that the device has been given.
+pub struct InFlight {
+    /// Without embeddings.
+    encoded: EncodedBatch,
+    image: Option<Pending>,
+    text: Option<Pending>,
+}
+
+/// Gives the device a batch, for the towers that are needed. Without a model there is nothing to
+/// give.
+pub fn submit(
     model: Option<&dyn DualEncoder>,
     towers: Towers,
     batch: PreparedBatch,
-) -> Result<EncodedBatch, Error> {
-    let mut encoded = EncodedBatch {
+) -> Result<InFlight, Error> {
+    let (mut image, mut text) = (None, None);
+    if let Some(model) = model {
+        if towers.image && !batch.pixels.rows.is_empty() {
+            image = Some(model.submit_image(&batch.pixels)?);
+        }
+        if towers.text && !batch.captions.rows.is_empty() {
+            text = Some(model.submit_text(&batch.captions)?);
+        }
+    }
+    let encoded = EncodedBatch {
         position: batch.position,
         rows: batch.rows,
         image_embeddings: Embeddings::default(),
@@ -23,18 +43,28 @@ pub fn encode(
         image_errors: batch.image_errors,
         caption_errors: batch.caption_errors,
     };
-    let Some(model) = model else { return Ok(encoded) };
-    if towers.image && !batch.pixels.rows.is_empty() {
-        let embeddings = model.encode_image(&batch.pixels)?;
-        encoded.image_embeddings =
-            reject_non_finite(embeddings, &mut encoded.image_errors, "image");
+    Ok(InFlight { encoded, image, text })
+}
+
+impl InFlight {
+    /// Whether `finish` returns at once.
+    pub fn is_ready(&self) -> bool {
+        [&self.image, &self.text].into_iter().flatten().all(Pending::is_ready)
     }
-    if towers.text && !batch.captions.rows.is_empty() {
-        let embeddings = model.encode_text(&batch.captions)?;
-        encoded.text_embeddings =
-            reject_non_finite(embeddings, &mut encoded.caption_errors, "text");
+
+    /// The batch with its embeddings, as soon as they are there.
+    pub fn finish(self) -> Result<EncodedBatch, Error> {
+        let mut encoded = self.encoded;
+        if let Some(image) = self.image {
+            encoded.image_embeddings =
+                reject_non_finite(image.wait()?, &mut encoded.image_errors, "image");
+        }
+        if let Some(text) = self.text {
+            encoded.text_embeddings =
+                reject_non_finite(text.wait()?, &mut encoded.caption_errors, "text");
+        }
+        Ok(encoded)
     }
-    Ok(encoded)
 }
 
 /// Takes out embeddings with a NaN or an infinity and gives their rows an error.

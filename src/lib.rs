@@ -45,8 +45,8 @@
 //! | [`sink`] | `Sink`: part files, published whole | `error digest files` |
 //! | [`manifest`] | what was done, from what, with what | `error digest files` |
 //! | [`analysis`] | what can be said of a scored table | `error contain` |
-//! | [`progress`] | counters of a run, and the only code that draws them | |
-//! | [`report`] | `run_report.json` | `error files analysis` |
+//! | [`progress`] | counters of a run, and the only code that draws them | `model` |
+//! | [`report`] | `run_report.json` | `error files analysis model` |
 //! | [`prepare`] | the second stage's work on one batch | `error batch images text` |
 //! | [`encode`] | the third stage's | `error batch model` |
 //! | [`mod@write`] | the last stage's: parts and the manifest | `error spec batch columns manifest sink source` |

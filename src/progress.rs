@@ -5,9 +5,12 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+
+use crate::model::AtOnce;
 
 /// The stages of a run, in the order of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +43,9 @@ pub struct Meter {
     rows: AtomicU64,
     failed: AtomicU64,
     busy_ns: [AtomicU64; 4],
+    /// Devices that encode at once.
+    encoders: AtomicU64,
+    devices: Mutex<Vec<AtOnce>>,
 }
 
 impl Meter {
@@ -50,6 +56,8 @@ impl Meter {
             rows: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             busy_ns: Default::default(),
+            encoders: AtomicU64::new(1),
+            devices: Mutex::default(),
         }
     }
 
@@ -83,9 +91,29 @@ impl Meter {
         self.started.elapsed()
     }
 
-    /// Time that a stage has worked, its waiting left out.
+    /// Time that a stage has worked, its waiting left out; of several devices, their mean.
     pub fn busy(&self, stage: Stage) -> Duration {
-        Duration::from_nanos(self.busy_ns[stage as usize].load(Ordering::Relaxed))
+        let busy = self.busy_ns[stage as usize].load(Ordering::Relaxed);
+        let workers = match stage {
+            Stage::Encode => self.encoders.load(Ordering::Relaxed),
+            _ => 1,
+        };
+        Duration::from_nanos(busy / workers)
+    }
+
+    /// Says how many devices encode.
+    pub fn set_encoders(&self, n: usize) {
+        self.encoders.store(n.max(1) as u64, Ordering::Relaxed);
+    }
+
+    /// Notes how much a device took at once in the end.
+    pub fn note(&self, at_once: AtOnce) {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner).push(at_once);
+    }
+
+    /// What was noted, one a device.
+    pub fn devices(&self) -> Vec<AtOnce> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Share of the elapsed time that each stage has worked: the largest is the bottleneck.

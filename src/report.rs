@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::analysis::summary::ScoreSummary;
 use crate::error::Error;
 use crate::files;
+use crate::model::AtOnce;
 
 /// The report's name in the output folder.
 pub const FILE_NAME: &str = "run_report.json";
@@ -47,6 +48,9 @@ pub struct Work {
     /// Wall time from the start of the stages to the last part, loading the model included.
     pub seconds: f64,
     pub stages: Vec<StageWork>,
+    /// How much went through each device at once.
+    #[serde(default)]
+    pub devices: Vec<AtOnce>,
     /// Peak resident memory in bytes, where the system tells.
     pub peak_memory: Option<u64>,
 }

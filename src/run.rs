@@ -1,20 +1,24 @@
 //! The staged run: four stages on their own threads, joined by bounded channels.
 //!
 //! ```text
-//! read --RowBatch--> prepare --PreparedBatch--> encode --EncodedBatch--> write (this thread)
+//! read --RowBatch--> prepare --PreparedBatch--> encode, a thread a device --EncodedBatch--> write
+//!                        `------- slots: where each batch will come out, in order -------->
 //! ```
 //!
-//! It knows the stages' traits and the manifest, not what is behind them. A part is published
+//! Devices take batches from one queue, each as it is free. With every batch goes the sending end
+//! of a slot of its own, whose receiving end goes to the writer, so batches are written in the
+//! order in which they were prepared, and no more of them exist than there are slots. It knows the stages' traits and the manifest, not what is behind them. A part is published
 //! only when all its rows came through; a channel that closed early is never a success.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::batch::{EncodedBatch, PreparedBatch, RowBatch};
-use crate::encode::encode;
+use crate::encode::{InFlight, submit};
 use crate::error::Error;
 use crate::manifest::Manifest;
 use crate::model::{DualEncoder, Towers};
@@ -50,8 +54,8 @@ impl Stop {
 pub struct Stages {
     pub source: Box<dyn Source>,
     pub prepare: Prepare,
-    /// Absent when no column needs a model.
-    pub load_model: Option<LoadModel>,
+    /// One a device; none when no column needs a model.
+    pub load_models: Vec<LoadModel>,
     /// The towers that columns need.
     pub towers: Towers,
     pub sink: Box<dyn Sink>,
@@ -69,28 +73,38 @@ pub fn run(
     progress: &mut Progress,
     stop: &Arc<Stop>,
 ) -> Result<Manifest, Error> {
+    let Stages { source, prepare, load_models, towers, sink, output, threads } = stages;
+    let n_encoders = load_models.len().max(1);
+    meter.set_encoders(n_encoders);
     let (row_tx, row_rx) = sync_channel(QUEUE);
-    let (prepared_tx, prepared_rx) = sync_channel(QUEUE);
-    let (encoded_tx, encoded_rx) = sync_channel(QUEUE);
-    let Stages { source, prepare, load_model, towers, sink, output, threads } = stages;
+    let (work_tx, work_rx) = sync_channel(QUEUE);
+    // Those that wait for a device, and two a device: one in flight, one being submitted.
+    let (slot_tx, slot_rx) = sync_channel(QUEUE + 2 * n_encoders);
 
+    let mut handles = Vec::new();
     let shared = || (meter.clone(), stop.clone());
     let (m, s) = shared();
-    let reader = spawn("read", move || read_stage(source, &row_tx, &m, &s))?;
+    handles.push(spawn("read", move || read_stage(source, &row_tx, &m, &s))?);
     let (m, s) = shared();
-    let preparer = spawn("prepare", move || {
-        prepare_stage(&prepare, threads, (&row_rx, &prepared_tx), &m, &s)
-    })?;
-    let (m, s) = shared();
-    let encoder = spawn("encode", move || {
-        encode_stage((load_model, towers), &prepared_rx, &encoded_tx, (&m, &s))
-    })?;
+    handles.push(spawn("prepare", move || {
+        prepare_stage(&prepare, threads, (&row_rx, &slot_tx, &work_tx), (&m, &s))
+    })?);
+    let work_rx = Arc::new(Mutex::new(work_rx));
+    let mut load_models = load_models.into_iter();
+    for _ in 0..n_encoders {
+        let ((m, s), work, load_model) = (shared(), work_rx.clone(), load_models.next());
+        handles.push(spawn("encode", move || {
+            encode_stage((load_model, towers), &Queue(work), (&m, &s))
+        })?);
+    }
+    // The encoders' alone: when they are gone, so is the queue.
+    drop(work_rx);
 
     let mut writer = Writer::new(sink, output);
-    let written = write_stage(&mut writer, &encoded_rx, (meter, stop), progress);
-    // Closing the last channel is what ends the other stages when this one stopped early.
-    drop(encoded_rx);
-    let upstream = join([("read", reader), ("prepare", preparer), ("encode", encoder)], stop);
+    let written = write_stage(&mut writer, &slot_rx, (meter, stop), progress);
+    // Closing the slots is what ends the other stages when this one stopped early.
+    drop(slot_rx);
+    let upstream = join(handles, stop);
     progress.finish();
     // The writer's own error first: the others then only saw their channel close.
     written?;
@@ -101,22 +115,21 @@ pub fn run(
     }
 }
 
+type Handle = (&'static str, JoinHandle<Result<(), Error>>);
+
 fn spawn(
     name: &'static str,
     stage: impl FnOnce() -> Result<(), Error> + Send + 'static,
-) -> Result<JoinHandle<Result<(), Error>>, Error> {
+) -> Result<Handle, Error> {
     let spawned = Builder::new().name(name.to_owned()).spawn(stage);
-    spawned.map_err(|source| Error::Thread { stage: name, source })
+    spawned.map(|handle| (name, handle)).map_err(|source| Error::Thread { stage: name, source })
 }
 
 /// Waits for the stages and returns the first error in the order of the data.
-fn join<const N: usize>(
-    stages: [(&'static str, JoinHandle<Result<(), Error>>); N],
-    stop: &Stop,
-) -> Result<(), Error> {
+fn join(handles: Vec<Handle>, stop: &Stop) -> Result<(), Error> {
     let deadline = Instant::now() + GRACE;
     let mut outcome = Ok(());
-    for (stage, handle) in stages {
+    for (stage, handle) in handles {
         // A device in the middle of a batch cannot be stopped; an interrupted run leaves it.
         while stop.signal().is_some() && !handle.is_finished() {
             if Instant::now() > deadline {
@@ -128,6 +141,40 @@ fn join<const N: usize>(
         outcome = outcome.and(ended);
     }
     outcome
+}
+
+/// A prepared batch and where it comes out.
+struct Work {
+    batch: PreparedBatch,
+    slot: SyncSender<EncodedBatch>,
+}
+
+/// Where batches come out, in the order of the rows.
+type Slots = Receiver<Receiver<EncodedBatch>>;
+
+/// The work of all devices.
+struct Queue(Arc<Mutex<Receiver<Work>>>);
+
+impl Queue {
+    /// The next batch, or `None` after the last.
+    fn next(&self) -> Option<Work> {
+        // A thread that panicked while it waited has taken nothing.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+    }
+
+    /// The next batch if there is one now.
+    fn next_now(&self) -> Option<Work> {
+        let queue = match self.0.try_lock() {
+            Ok(queue) => queue,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Another device is waiting for one.
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        match queue.try_recv() {
+            Ok(work) => Some(work),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        }
+    }
 }
 
 fn read_stage(
@@ -148,9 +195,12 @@ fn read_stage(
 fn prepare_stage(
     prepare: &Prepare,
     threads: usize,
-    (rows, prepared): (&Receiver<RowBatch>, &SyncSender<PreparedBatch>),
-    meter: &Meter,
-    stop: &Stop,
+    (rows, slots, work): (
+        &Receiver<RowBatch>,
+        &SyncSender<Receiver<EncodedBatch>>,
+        &SyncSender<Work>,
+    ),
+    (meter, stop): (&Meter, &Stop),
 ) -> Result<(), Error> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -165,7 +215,9 @@ fn prepare_stage(
             break;
         }
         let batch = meter.time(Stage::Prepare, || pool.install(|| prepare.apply(batch)))?;
-        if prepared.send(batch).is_err() {
+        // One: a device hands its batch over and goes on.
+        let (slot, out) = sync_channel(1);
+        if slots.send(out).is_err() || work.send(Work { batch, slot }).is_err() {
             break;
         }
     }
@@ -174,37 +226,69 @@ fn prepare_stage(
 
 fn encode_stage(
     (load_model, towers): (Option<LoadModel>, Towers),
-    prepared: &Receiver<PreparedBatch>,
-    encoded: &SyncSender<EncodedBatch>,
+    queue: &Queue,
     (meter, stop): (&Meter, &Stop),
 ) -> Result<(), Error> {
     let model = load_model.map(|load| load()).transpose()?;
-    for batch in prepared {
-        if stop.signal().is_some() {
+    let model = model.as_deref();
+    let deliver = |(batch, slot): (InFlight, SyncSender<EncodedBatch>)| -> Result<bool, Error> {
+        let batch = meter.time(Stage::Encode, || batch.finish())?;
+        Ok(slot.send(batch).is_ok())
+    };
+    // The device has its next batch before the results of the last one are read: it never waits
+    // for the host to look at them. A CPU is done when it has been given its batch.
+    let mut in_flight: Option<(InFlight, SyncSender<EncodedBatch>)> = None;
+    while stop.signal().is_none() {
+        let work = match &in_flight {
+            None => queue.next(),
+            Some(_) => queue.next_now(),
+        };
+        let before = in_flight.take();
+        if work.is_none() && before.is_none() {
             break;
         }
-        let batch = meter.time(Stage::Encode, || encode(model.as_deref(), towers, batch))?;
-        if encoded.send(batch).is_err() {
-            break;
+        if let Some(Work { batch, slot }) = work {
+            let batch = meter.time(Stage::Encode, || submit(model, towers, batch))?;
+            in_flight = Some((batch, slot));
         }
+        let ready = in_flight.take_if(|(batch, _)| batch.is_ready());
+        for done in [before, ready].into_iter().flatten() {
+            if !deliver(done)? {
+                return Ok(());
+            }
+        }
+    }
+    if let Some(model) = model {
+        meter.note(model.at_once());
     }
     Ok(())
 }
 
 fn write_stage(
     writer: &mut Writer,
-    encoded: &Receiver<EncodedBatch>,
+    slots: &Slots,
     (meter, stop): (&Meter, &Stop),
     progress: &mut Progress,
 ) -> Result<(), Error> {
+    const TICK: Duration = Duration::from_millis(200);
+    let mut slot: Option<Receiver<EncodedBatch>> = None;
     while stop.signal().is_none() {
-        match encoded.recv_timeout(Duration::from_millis(200)) {
-            Ok(batch) => {
-                let failed = meter.time(Stage::Write, || writer.write(&batch))?;
-                meter.add_rows(batch.rows.num_rows() as u64, failed);
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
+        let waited = match slot.take() {
+            None => slots.recv_timeout(TICK).map(|next| slot = Some(next)),
+            Some(waiting) => match waiting.recv_timeout(TICK) {
+                Ok(batch) => {
+                    let failed = meter.time(Stage::Write, || writer.write(&batch))?;
+                    meter.add_rows(batch.rows.num_rows() as u64, failed);
+                    Ok(())
+                }
+                Err(error) => {
+                    slot = Some(waiting);
+                    Err(error)
+                }
+            },
+        };
+        if waited == Err(RecvTimeoutError::Disconnected) {
+            break;
         }
         progress.update(meter);
     }

@@ -14,7 +14,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use clipmill::batch::{Captions, Embeddings, Pixels, Position, RowBatch};
 use clipmill::error::Error;
 use clipmill::manifest::{MadeWith, Manifest};
-use clipmill::model::{DualEncoder, Towers};
+use clipmill::model::pending::Pending;
+use clipmill::model::{AtOnce, DualEncoder, Towers};
 use clipmill::prepare::Prepare;
 use clipmill::progress::{Meter, Progress};
 use clipmill::run::{LoadModel, Stages, Stop, run};
@@ -83,12 +84,16 @@ impl Source for FakeSource {
 struct FakeModel;
 
 impl DualEncoder for FakeModel {
-    fn encode_image(&self, _: &Pixels) -> Result<Embeddings, Error> {
-        Ok(Embeddings::default())
+    fn submit_image(&self, _: &Pixels) -> Result<Pending, Error> {
+        Ok(Pending::Ready(Embeddings::default()))
     }
 
-    fn encode_text(&self, _: &Captions) -> Result<Embeddings, Error> {
-        Ok(Embeddings::default())
+    fn submit_text(&self, _: &Captions) -> Result<Pending, Error> {
+        Ok(Pending::Ready(Embeddings::default()))
+    }
+
+    fn at_once(&self) -> AtOnce {
+        AtOnce { images: None, tokens: None, halved: 0 }
     }
 
     fn logit_scale(&self) -> f32 {
@@ -152,7 +157,7 @@ fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages {
     Stages {
         source: Box::new(FakeSource { next: 0, fault, stop: stop.clone() }),
         prepare: Prepare { image: None, caption: None },
-        load_model: Some(load_model(fault)),
+        load_models: vec![load_model(fault)],
         towers: Towers::BOTH,
         sink: Box::new(FaultySink { sink, fault, begun: 0 }),
         output: Output {

@@ -108,7 +108,7 @@ fn announce(args: &RunArgs, plan: &Plan, parts: usize) {
         "{} in {}{going_on}; {}, batches of {}, {}",
         table::counted(plan.rows(), "row"),
         table::counted(plan.parts.len() as u64, "part"),
-        plan.placement,
+        plan.runs_on(),
         plan.batch_size,
         table::counted(plan.threads as u64, "CPU thread")
     ));
@@ -136,8 +136,8 @@ impl About {
             parts: plan.parts.iter().map(|part| dir.join(part.file_name())).collect(),
             scores: scores.map(|column| column.name.clone()).collect(),
             used: (image.map(str::to_owned), caption.map(str::to_owned)),
-            device: plan.placement.device_name(),
-            precision: plan.placement.precision().to_owned(),
+            device: plan.device_names(),
+            precision: plan.precision().to_owned(),
             batch_size: plan.batch_size,
             threads: plan.threads,
             pipeline: serde_json::to_value(&plan.spec).expect("a pipeline is plain data"),
@@ -189,6 +189,7 @@ fn work(meter: &Meter) -> Work {
         rows: meter.rows(),
         seconds: meter.elapsed().as_secs_f64(),
         stages: stages.to_vec(),
+        devices: meter.devices(),
         peak_memory: peak_memory(),
     }
 }

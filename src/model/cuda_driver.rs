@@ -1,10 +1,12 @@
 //! What the NVIDIA driver says about itself and its devices.
 //!
 //! Asked through libcuda.so.1 before LibTorch is, because LibTorch gives one answer (no device)
-//! for every cause. Nothing is allocated on a device here.
+//! for every cause. The driver's events, which `tch` does not give, are here too: what they mark
+//! is `transfer`'s affair. No memory is taken on a device here.
 
-use std::ffi::{CStr, c_char, c_int, c_uint};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
+use std::sync::LazyLock;
 
 use libloading::Library;
 
@@ -17,6 +19,72 @@ pub struct Gpu {
 }
 
 type Status = c_int;
+type Context = *mut c_void;
+type Handle = *mut c_void;
+
+/// A mark in the work that a device has been given.
+pub(super) struct Event {
+    driver: &'static Driver,
+    handle: Handle,
+    device: usize,
+}
+
+static DRIVER: LazyLock<Option<Driver>> = LazyLock::new(|| {
+    let driver = Driver::open().ok()?;
+    driver.devices().is_ok().then_some(driver)
+});
+
+impl Event {
+    /// Behind all that the default stream, which is the one that LibTorch uses, has been given
+    /// so far. `None` where the driver does not let us.
+    pub fn record(device: usize) -> Option<Self> {
+        let driver = DRIVER.as_ref()?;
+        let recorded = driver.with_context(device, || {
+            // No timing, which costs: CU_EVENT_DISABLE_TIMING.
+            const FLAGS: c_uint = 2;
+            let mut handle = ptr::null_mut();
+            // SAFETY: the types are cuda.h's, the pointer lives through the call, and a null
+            // stream is the default one.
+            unsafe {
+                let create: unsafe extern "C" fn(*mut Handle, c_uint) -> Status =
+                    driver.function(b"cuEventCreate\0")?;
+                let record: unsafe extern "C" fn(Handle, Handle) -> Status =
+                    driver.function(b"cuEventRecord\0")?;
+                driver.check(create(&mut handle, FLAGS))?;
+                let event = Self { driver, handle, device };
+                driver.check(record(event.handle, ptr::null_mut()))?;
+                Ok(event)
+            }
+        });
+        recorded.ok()
+    }
+
+    /// Until the device has passed it.
+    ///
+    /// # Errors
+    /// What the driver says of the device's work, such as an illegal access.
+    pub fn wait(&self) -> Result<(), String> {
+        self.call(b"cuEventSynchronize\0")
+    }
+
+    fn call(&self, name: &[u8]) -> Result<(), String> {
+        self.driver.with_context(self.device, || {
+            // SAFETY: both functions that are called by this have this type, and the event is
+            // live.
+            unsafe {
+                let call: unsafe extern "C" fn(Handle) -> Status = self.driver.function(name)?;
+                self.driver.check(call(self.handle))
+            }
+        })
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // An event that cannot be given back is a few bytes of the driver's.
+        let _ = self.call(b"cuEventDestroy_v2\0");
+    }
+}
 
 /// The opened driver library.
 pub(super) struct Driver(Library);
@@ -61,6 +129,53 @@ impl Driver {
             }
             (0..n).map(|index| self.device(index)).collect()
         }
+    }
+
+    /// Bytes that are free on a device now.
+    ///
+    /// # Errors
+    /// What the driver said.
+    pub fn free_memory(&self, index: usize) -> Result<u64, String> {
+        self.with_context(index, || {
+            let (mut free, mut total) = (0_usize, 0_usize);
+            // SAFETY: the type is cuda.h's, and the pointers live through the call.
+            unsafe {
+                let get: unsafe extern "C" fn(*mut usize, *mut usize) -> Status =
+                    self.function(b"cuMemGetInfo_v2\0")?;
+                self.check(get(&mut free, &mut total))?;
+            }
+            Ok(free as u64)
+        })
+    }
+
+    /// Calls something with the context that LibTorch uses on a device: the primary one, which
+    /// is kept from then on as LibTorch keeps it.
+    fn with_context<T>(
+        &self,
+        index: usize,
+        call: impl FnOnce() -> Result<T, String>,
+    ) -> Result<T, String> {
+        let (mut device, mut context) = (0, ptr::null_mut());
+        // SAFETY: the types are cuda.h's, and the pointers live through their calls.
+        unsafe {
+            let get: unsafe extern "C" fn(*mut c_int, c_int) -> Status =
+                self.function(b"cuDeviceGet\0")?;
+            let retain: unsafe extern "C" fn(*mut Context, c_int) -> Status =
+                self.function(b"cuDevicePrimaryCtxRetain\0")?;
+            let push: unsafe extern "C" fn(Context) -> Status =
+                self.function(b"cuCtxPushCurrent_v2\0")?;
+            self.check(get(&mut device, c_int::try_from(index).unwrap_or(c_int::MAX)))?;
+            self.check(retain(&mut context, device))?;
+            self.check(push(context))?;
+        }
+        let result = call();
+        // SAFETY: as above; what was pushed is popped.
+        unsafe {
+            let pop: unsafe extern "C" fn(*mut Context) -> Status =
+                self.function(b"cuCtxPopCurrent_v2\0")?;
+            self.check(pop(&mut context))?;
+        }
+        result
     }
 
     fn device(&self, index: c_int) -> Result<Gpu, String> {

@@ -54,11 +54,22 @@ impl fmt::Display for Placement {
 /// A placement and why it is that one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
+    /// The first device, or the only one.
     pub placement: Placement,
+    /// Every device; more than one where the pipeline asks for all.
+    pub devices: Vec<Device>,
     /// Why `auto` chose the device; `None` where the pipeline did.
     pub device_reason: Option<String>,
     /// Why `auto` chose the precision; `None` where the pipeline did.
     pub precision_reason: Option<String>,
+}
+
+impl Choice {
+    /// One a device.
+    pub fn placements(&self) -> Vec<Placement> {
+        let kind = self.placement.kind;
+        self.devices.iter().map(|&device| Placement { device, kind }).collect()
+    }
 }
 
 /// Finds the device and the precision that a run takes.
@@ -67,14 +78,23 @@ pub struct Choice {
 /// `Device` when a CUDA device is asked for and cannot be used, with the cause and the cure;
 /// `Setting` for f16 on a CPU.
 pub fn resolve(device: DeviceSpec, precision: PrecisionSpec) -> Result<Choice, Error> {
+    let mut devices = Vec::new();
     let (device, device_reason) = match device {
         DeviceSpec::Cpu => (Device::Cpu, None),
         DeviceSpec::Cuda(index) => (cuda_device(index)?, None),
+        DeviceSpec::CudaAll => {
+            let first = cuda_device(0)?;
+            devices = (0..cuda_devices().unwrap_or(1)).map(Device::Cuda).collect();
+            (first, None)
+        }
         DeviceSpec::Auto => match cuda_devices() {
             Ok(_) => (Device::Cuda(0), Some("the first CUDA device".into())),
             Err(problem) => (Device::Cpu, Some(format!("no CUDA device: {problem}"))),
         },
     };
+    if devices.is_empty() {
+        devices.push(device);
+    }
     let (kind, precision_reason) = match precision {
         PrecisionSpec::F32 => (Kind::Float, None),
         PrecisionSpec::Bf16 => (Kind::BFloat16, None),
@@ -85,7 +105,8 @@ pub fn resolve(device: DeviceSpec, precision: PrecisionSpec) -> Result<Choice, E
             (kind, Some(reason.into()))
         }
     };
-    Ok(Choice { placement: Placement { device, kind }, device_reason, precision_reason })
+    let placement = Placement { device, kind };
+    Ok(Choice { placement, devices, device_reason, precision_reason })
 }
 
 fn auto_precision(device: Device) -> (Kind, &'static str) {
@@ -170,6 +191,11 @@ impl fmt::Display for CudaProblem {
 pub fn cuda_devices() -> Result<usize, CudaProblem> {
     static FOUND: LazyLock<Result<usize, CudaProblem>> = LazyLock::new(find_cuda);
     FOUND.clone()
+}
+
+/// Bytes that are free on a CUDA device now, where the driver says.
+pub(super) fn free_memory(index: usize) -> Option<u64> {
+    Driver::open().ok()?.free_memory(index).ok()
 }
 
 fn find_cuda() -> Result<usize, CudaProblem> {

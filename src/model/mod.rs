@@ -13,8 +13,13 @@ pub mod device;
 pub mod doctor;
 mod norm;
 mod onednn;
+pub mod pending;
+mod transfer;
 pub mod weights;
 
+use serde::{Deserialize, Serialize};
+
+use self::pending::Pending;
 use crate::batch::{Captions, Embeddings, Pixels};
 use crate::error::Error;
 
@@ -31,19 +36,45 @@ impl Towers {
 }
 
 /// A model that embeds images and captions in one space. One thread owns it.
+///
+/// The `submit` methods give the device its work and return; on a CPU the work is then done.
 pub trait DualEncoder {
     /// Embeds packed u8 pixels; the embeddings keep the pixels' slots and have unit length.
     ///
     /// A row that comes out with a NaN or an infinity is returned as it is: the caller gives
     /// it a status.
-    fn encode_image(&self, pixels: &Pixels) -> Result<Embeddings, Error>;
+    fn submit_image(&self, pixels: &Pixels) -> Result<Pending, Error>;
 
     /// Embeds packed captions; the embeddings keep the captions' slots and have unit length.
-    fn encode_text(&self, captions: &Captions) -> Result<Embeddings, Error>;
+    fn submit_text(&self, captions: &Captions) -> Result<Pending, Error>;
+
+    /// As `submit_image`, and waits.
+    fn encode_image(&self, pixels: &Pixels) -> Result<Embeddings, Error> {
+        self.submit_image(pixels)?.wait()
+    }
+
+    /// As `submit_text`, and waits.
+    fn encode_text(&self, captions: &Captions) -> Result<Embeddings, Error> {
+        self.submit_text(captions)?.wait()
+    }
+
+    /// How much the device takes at once by now.
+    fn at_once(&self) -> AtOnce;
 
     /// What cosines are multiplied by before a softmax: `exp` of the weights' `logit_scale`.
     fn logit_scale(&self) -> f32;
 
     /// Length of an embedding.
     fn embedding_dim(&self) -> usize;
+}
+
+/// How much a device takes in one pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AtOnce {
+    /// Where the image tower runs.
+    pub images: Option<usize>,
+    /// Tokens of captions, where the text tower runs.
+    pub tokens: Option<usize>,
+    /// How often passes were halved because the device's memory was too small.
+    pub halved: u32,
 }

@@ -10,9 +10,12 @@ use crate::run::QUEUE;
 use crate::sink::ROW_GROUP_BYTES;
 use crate::spec::PipelineSpec;
 
-/// Batches with pixels that exist at once: one being prepared, one being encoded, and those in the
-/// channel between.
-const BATCHES_IN_FLIGHT: u64 = 2 + QUEUE as u64;
+/// Batches with pixels that exist at once: one being prepared and those in the channel, and for
+/// each device one being submitted; on CUDA, of each device two more in pinned memory.
+fn batches_in_flight(placements: &[Placement]) -> u64 {
+    let a_device = if placements[0].device.is_cuda() { 3 } else { 1 };
+    (1 + QUEUE + a_device * placements.len()) as u64
+}
 
 /// Bytes that a decoder may hold for a pixel: 16-bit RGBA as it is read, as 8 bits, and as RGB.
 const DECODER_BYTES_A_PIXEL: u64 = 8 + 4 + 3;
@@ -20,7 +23,7 @@ const DECODER_BYTES_A_PIXEL: u64 = 8 + 4 + 3;
 /// Bytes by what holds them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// The model's weights, on the device, in the precision that runs.
+    /// The model's weights, on each device, in the precision that runs.
     pub weights: u64,
     /// Preprocessed images that wait or are being encoded.
     pub pixels: u64,
@@ -36,15 +39,16 @@ impl Memory {
         spec: &PipelineSpec,
         model: &ClipFiles,
         (batch_size, threads): (usize, usize),
-        placement: Placement,
+        placements: &[Placement],
     ) -> Self {
         let side = model.image_size() as u64;
-        let pixels = (side * side * 3).saturating_mul(BATCHES_IN_FLIGHT * batch_size as u64);
+        let pixels =
+            (side * side * 3).saturating_mul(batches_in_flight(placements) * batch_size as u64);
         let one = spec.preprocess.max_pixels.saturating_mul(DECODER_BYTES_A_PIXEL);
         let one = one.saturating_add(spec.preprocess.max_bytes);
         Self {
             // Read from the file, converted and laid out one tensor at a time.
-            weights: model.n_parameters() * placement.kind.elt_size_in_bytes() as u64,
+            weights: model.n_parameters() * placements[0].kind.elt_size_in_bytes() as u64,
             pixels,
             decoding: one.saturating_mul(threads as u64),
             writing: 2 * ROW_GROUP_BYTES as u64,

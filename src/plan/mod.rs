@@ -39,7 +39,7 @@ use crate::write::Output;
 /// gains nothing; a smaller one shows progress sooner.
 const BATCH_CPU: usize = 64;
 /// Rows a batch on CUDA.
-const BATCH_CUDA: usize = 256;
+const BATCH_CUDA: usize = 512;
 
 /// A pipeline that can run.
 pub struct Plan {
@@ -53,8 +53,8 @@ pub struct Plan {
     pub needs: Needs,
     /// The output's columns: the input's, then the declared ones.
     pub schema: SchemaRef,
-    /// The device and the precision that the model runs in.
-    pub placement: Placement,
+    /// The devices, and the precision that the model runs in: one a device, at least one.
+    pub placements: Vec<Placement>,
     pub batch_size: usize,
     /// CPU threads of the prepare stage, and of the model on a CPU.
     pub threads: usize,
@@ -84,16 +84,16 @@ impl Plan {
         let model = ClipFiles::open(&clip.dir)?;
         let preprocess = needs.images.then(|| preprocess(&spec, &model)).transpose()?;
         let tokenizer = needs.captions.then(|| tokenizer(&spec, &model)).transpose()?;
-        let placement = device::resolve(spec.run.device, clip.precision)?.placement;
+        let placements = device::resolve(spec.run.device, clip.precision)?.placements();
         let columns = columns(&spec, model.embedding_dim());
         let schema = output_schema(&inputs, &columns)?;
 
-        let on_cuda = placement.device.is_cuda();
+        let on_cuda = placements[0].device.is_cuda();
         let default_batch = if on_cuda { BATCH_CUDA } else { BATCH_CPU };
         let batch_size = spec.run.batch_size.map_or(default_batch, usize::from);
         let threads = spec.run.threads.map_or_else(available_threads, usize::from);
         let parts = input::cut(&inputs, u64::from(u32::from(sink.rows_per_part)), source.limit);
-        let memory = Memory::of(&spec, &model, (batch_size, threads), placement);
+        let memory = Memory::of(&spec, &model, (batch_size, threads), &placements);
         Ok(Self {
             settings,
             inputs,
@@ -101,7 +101,7 @@ impl Plan {
             columns,
             needs,
             schema,
-            placement,
+            placements,
             batch_size,
             threads,
             memory,
@@ -128,6 +128,22 @@ impl Plan {
     /// The input columns that hold the image and the caption, where they are used.
     pub fn used_columns(&self) -> (Option<&str>, Option<&str>) {
         (self.image_column.as_deref(), self.caption_column.as_deref())
+    }
+
+    /// The devices as a pipeline file writes them.
+    pub fn device_names(&self) -> String {
+        let names: Vec<_> = self.placements.iter().map(Placement::device_name).collect();
+        names.join(", ")
+    }
+
+    /// The precision as a pipeline file writes it.
+    pub fn precision(&self) -> &'static str {
+        self.placements[0].precision()
+    }
+
+    /// The devices and the precision, in words.
+    pub fn runs_on(&self) -> String {
+        format!("{} in {}", self.device_names(), self.precision())
     }
 
     /// Everything that the output's values depend on. Reads the weights once to digest them.
@@ -189,17 +205,23 @@ impl Plan {
             caption: caption.map(|(column, tokenizer)| CaptionStep { column, tokenizer }),
         };
         let towers = Towers { image: self.needs.image_tower, text: self.needs.text_tower };
-        let (model, placement, threads) = (self.model, self.placement, self.threads);
+        let (model, threads) = (Arc::new(self.model), self.threads);
         let scale = self.preprocess.map_or(PixelScale::NONE, |preprocess| preprocess.scale());
-        let load_model = move || -> Result<Box<dyn DualEncoder>, Error> {
-            // More threads than cores only wait for one another.
-            device::set_threads(threads.min(available_threads()));
-            Ok(Box::new(model.load(towers, scale, placement)?))
+        let load_model = |placement| {
+            let model = model.clone();
+            let load = move || -> Result<Box<dyn DualEncoder>, Error> {
+                // More threads than cores only wait for one another.
+                device::set_threads(threads.min(available_threads()));
+                Ok(Box::new(model.load(towers, scale, placement)?))
+            };
+            Box::new(load) as LoadModel
         };
+        let needed = towers.image || towers.text;
+        let load_models = self.placements.into_iter().filter(|_| needed).map(load_model);
         Ok(Stages {
             source: Box::new(ParquetSource::new(self.inputs, parts, self.batch_size)),
             prepare,
-            load_model: (towers.image || towers.text).then(|| Box::new(load_model) as LoadModel),
+            load_models: load_models.collect(),
             towers,
             sink: Box::new(sink),
             output,

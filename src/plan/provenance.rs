@@ -33,7 +33,7 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
     }
     let columns: Vec<_> = plan.columns.iter().map(|column| column.name.as_str()).collect();
     made_with.insert("columns, in order".to_owned(), columns.join(", "));
-    made_with.insert("precision".to_owned(), plan.placement.precision().to_owned());
+    made_with.insert("precision".to_owned(), plan.precision().to_owned());
     if plan.needs.image_tower || plan.needs.text_tower {
         made_with.insert("weights sha256".to_owned(), plan.model.weights_sha256()?);
     }
@@ -68,7 +68,7 @@ pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
     add("pipeline", Some(pipeline));
     add("model", Some(model.to_string()));
     add("precision", made_with("precision"));
-    add("device", Some(plan.placement.to_string()));
+    add("device", Some(plan.runs_on()));
     add("preprocessing", made_with("preprocessing"));
     add("tokenizer_sha256", made_with("tokenizer sha256"));
     pairs

@@ -10,17 +10,20 @@ pub enum DeviceSpec {
     Auto,
     Cpu,
     Cuda(usize),
+    /// Every CUDA device of the machine.
+    CudaAll,
 }
 
 impl std::str::FromStr for DeviceSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("\"{text}\" is no device: use auto, cpu, cuda or cuda:N");
+        let wrong = || format!("\"{text}\" is no device: use auto, cpu, cuda, cuda:N or cuda:*");
         match text {
             "auto" => Ok(DeviceSpec::Auto),
             "cpu" => Ok(DeviceSpec::Cpu),
             "cuda" => Ok(DeviceSpec::Cuda(0)),
+            "cuda:*" => Ok(DeviceSpec::CudaAll),
             _ => {
                 let index = text.strip_prefix("cuda:").ok_or_else(wrong)?;
                 index.parse().map(DeviceSpec::Cuda).map_err(|_| wrong())
@@ -35,6 +38,7 @@ impl std::fmt::Display for DeviceSpec {
             DeviceSpec::Auto => f.write_str("auto"),
             DeviceSpec::Cpu => f.write_str("cpu"),
             DeviceSpec::Cuda(index) => write!(f, "cuda:{index}"),
+            DeviceSpec::CudaAll => f.write_str("cuda:*"),
         }
     }
 }

@@ -20,9 +20,11 @@ use self::image::ImageTower;
 use self::loader::Loader;
 use self::text::{Packing, TextTower};
 use super::config::{ClipConfig, TowerConfig};
-use super::device::Placement;
+use super::device::{self, Placement};
+use super::pending::{PassSize, Pending};
+use super::transfer::{Download, upload};
 use super::weights::Weights;
-use super::{DualEncoder, Towers};
+use super::{AtOnce, DualEncoder, Towers};
 use crate::batch::{Captions, Embeddings, PixelScale, Pixels};
 use crate::error::Error;
 
@@ -98,15 +100,14 @@ impl ClipFiles {
         no_grad(|| {
             let loader = Loader { weights: &self.weights, placement };
             let logit_scale = loader.tensor("logit_scale")?;
+            let vision = &self.config.vision;
+            let image = towers.image.then(|| ImageTower::load(&loader, vision, scale));
+            let text = towers.text.then(|| TextTower::load(&loader, &self.config.text));
+            // Both are there before either asks how much memory is left.
+            let (image, text) = (image.transpose()?, text.transpose()?);
             Ok(Clip {
-                image: towers
-                    .image
-                    .then(|| ImageTower::load(&loader, &self.config.vision, scale))
-                    .transpose()?,
-                text: towers
-                    .text
-                    .then(|| TextTower::load(&loader, &self.config.text))
-                    .transpose()?,
+                image: image.map(|tower| (tower, pass_size(placement, &vision.tower))),
+                text: text.map(|tower| (tower, pass_size(placement, &self.config.text.tower))),
                 logit_scale: logit_scale.f_double_value(&[]).map_err(loader::torch)?.exp() as f32,
                 config: self.config.clone(),
                 path: self.dir.join("config.json"),
@@ -119,8 +120,8 @@ impl ClipFiles {
 /// CLIP on its device.
 pub struct Clip {
     /// Absent where it is not needed.
-    image: Option<ImageTower>,
-    text: Option<TextTower>,
+    image: Option<(ImageTower, PassSize)>,
+    text: Option<(TextTower, PassSize)>,
     logit_scale: f32,
     config: ClipConfig,
     /// Of config.json, for messages.
@@ -175,40 +176,55 @@ impl Clip {
 }
 
 impl DualEncoder for Clip {
-    fn encode_image(&self, pixels: &Pixels) -> Result<Embeddings, Error> {
-        let tower = self.image.as_ref().expect("asked only for towers that were loaded");
+    fn submit_image(&self, pixels: &Pixels) -> Result<Pending, Error> {
+        let (tower, size) = self.image.as_ref().expect("asked only for towers that were loaded");
         let side = self.check_pixels(pixels)?;
-        let vision = &self.config.vision;
-        let images = tokens_per_pass(self.placement, &vision.tower) / vision.tokens() as usize;
-        let mut data = Vec::with_capacity(pixels.rows.len() * self.embedding_dim());
-        for pass in pixels.data.chunks(images.max(1) * side * side * 3) {
-            let side = side as i64;
-            let shape = [pass.len() as i64 / (side * side * 3), side, side, 3];
-            let encode = || {
-                let pixels = Tensor::f_from_data_size(pass, &shape, Kind::Uint8)?;
-                unit_length(&tower.forward(&pixels.f_to(self.placement.device)?)?)
+        let bytes = side * side * 3;
+        let lens = vec![self.config.vision.tokens() as usize; pixels.rows.len()];
+        let passes = size.run(&lens, |run| {
+            let shape = [run.len() as i64, side as i64, side as i64, 3];
+            let data = &pixels.data[run.start * bytes..run.end * bytes];
+            let pass = || {
+                let pixels = Tensor::f_from_data_size(data, &shape, Kind::Uint8)?;
+                let pixels = upload(&pixels, self.placement.device)?;
+                Download::start(&unit_length(&tower.forward(&pixels)?)?)
             };
-            data.extend(no_grad(encode).map_err(Error::torch("encode images"))?);
-        }
-        Ok(Embeddings { data, dim: self.embedding_dim(), rows: pixels.rows.clone() })
+            no_grad(pass)
+        });
+        let passes = passes.map_err(Error::torch("encode images"))?;
+        let (rows, dim) = (pixels.rows.clone(), self.embedding_dim());
+        pending(passes, move |data| Embeddings { data, dim, rows })
     }
 
-    fn encode_text(&self, captions: &Captions) -> Result<Embeddings, Error> {
-        let tower = self.text.as_ref().expect("asked only for towers that were loaded");
+    fn submit_text(&self, captions: &Captions) -> Result<Pending, Error> {
+        let (tower, size) = self.text.as_ref().expect("asked only for towers that were loaded");
         self.check_captions(captions)?;
-        let text = &self.config.text;
-        let packing = Packing::new(&captions.ids, text.pooling);
-        let mut distinct = Embeddings { dim: self.embedding_dim(), ..Embeddings::default() };
-        for pass in packing.passes(tokens_per_pass(self.placement, &text.tower)) {
-            let encode = || unit_length(&tower.forward(pass)?);
-            distinct.data.extend(no_grad(encode).map_err(Error::torch("encode captions"))?);
-        }
-        let data = packing.of_caption.iter().flat_map(|&index| distinct.slot(index)).copied();
-        Ok(Embeddings {
-            data: data.collect(),
-            dim: self.embedding_dim(),
-            rows: captions.rows.clone(),
+        let Packing { sequences, of_caption } =
+            Packing::new(&captions.ids, self.config.text.pooling);
+        let lens: Vec<usize> = sequences.iter().map(|ids| ids.len()).collect();
+        let passes = size.run(&lens, |run| {
+            no_grad(|| Download::start(&unit_length(&tower.forward(&sequences[run])?)?))
+        });
+        let passes = passes.map_err(Error::torch("encode captions"))?;
+        let (rows, dim) = (captions.rows.clone(), self.embedding_dim());
+        pending(passes, move |data| {
+            let distinct = Embeddings { data, dim, rows: Vec::new() };
+            let data = of_caption.iter().flat_map(|&index| distinct.slot(index)).copied();
+            Embeddings { data: data.collect(), dim, rows }
         })
+    }
+
+    fn at_once(&self) -> AtOnce {
+        let (image, text) = (self.image.as_ref(), self.text.as_ref());
+        let images =
+            |size: &PassSize| (size.tokens() / self.config.vision.tokens() as usize).max(1);
+        let halved = |size: &PassSize| size.halved();
+        AtOnce {
+            images: image.map(|(_, size)| images(size)),
+            tokens: text.map(|(_, size)| size.tokens()),
+            halved: image.map_or(0, |(_, size)| halved(size))
+                + text.map_or(0, |(_, size)| halved(size)),
+        }
     }
 
     fn logit_scale(&self) -> f32 {
@@ -223,17 +239,40 @@ impl DualEncoder for Clip {
 /// How many tokens go through a tower at once.
 ///
 /// On a CPU the widest activation stays under 12 MB, so that the allocator recycles it instead
-/// of asking the kernel for fresh pages. A GPU wants much more at once.
-fn tokens_per_pass(placement: Placement, tower: &TowerConfig) -> usize {
-    match placement.device {
-        Device::Cpu => (12 << 20) / (tower.mlp_width as usize * 4),
-        _ => 1 << 16,
-    }
+/// of asking the kernel for fresh pages. A GPU takes what half of its free memory holds: a block
+/// keeps about ten activations of its width and two of the perceptron's at a time.
+fn pass_size(placement: Placement, tower: &TowerConfig) -> PassSize {
+    /// Larger passes than this make no GPU faster.
+    const MOST: usize = 1 << 17;
+    /// Where the driver does not say.
+    const UNKNOWN: usize = 1 << 15;
+    let (width, mlp) = (tower.width as usize, tower.mlp_width as usize);
+    let token_bytes = (10 * width + 2 * mlp) * placement.kind.elt_size_in_bytes();
+    PassSize::new(match placement.device {
+        Device::Cuda(index) => match device::free_memory(index) {
+            Some(free) => (free as usize / 2 / token_bytes).min(MOST),
+            None => UNKNOWN,
+        },
+        _ => (12 << 20) / (mlp * 4),
+    })
+}
+
+/// The passes' values, one after the other, as embeddings.
+fn pending(
+    passes: Vec<Download>,
+    embeddings: impl FnOnce(Vec<f32>) -> Embeddings + 'static,
+) -> Result<Pending, Error> {
+    let here = passes.iter().all(Download::is_here);
+    let wait = move || {
+        let parts = passes.into_iter().map(Download::wait).collect::<Result<Vec<_>, _>>();
+        let parts = parts.map_err(Error::torch("read the embeddings"))?;
+        Ok(embeddings(parts.concat()))
+    };
+    if here { wait().map(Pending::Ready) } else { Ok(Pending::Later(Box::new(wait))) }
 }
 
 /// `[n, dim]` f32 -> rows of length 1. A row of zeros becomes NaN, which the caller reports.
-fn unit_length(x: &Tensor) -> Result<Vec<f32>, TchError> {
+fn unit_length(x: &Tensor) -> Result<Tensor, TchError> {
     let norm = x.f_norm_scalaropt_dim(2, [1].as_slice(), true)?;
-    let x = x.f_div(&norm)?.f_to(Device::Cpu)?.f_contiguous()?;
-    Vec::<f32>::try_from(x.f_view([-1])?)
+    x.f_div(&norm)
 }

@@ -15,6 +15,7 @@ use super::loader::Loader;
 use crate::error::Error;
 use crate::model::config::{Pooling, TextConfig};
 use crate::model::device::Placement;
+use crate::model::transfer::upload;
 
 pub(super) struct TextTower {
     /// `[vocab, width]`.
@@ -62,7 +63,7 @@ impl TextTower {
     }
 
     fn place(&self, values: &[i64]) -> Result<Tensor, TchError> {
-        Tensor::f_from_slice(values)?.f_to(self.placement.device)
+        upload(&Tensor::f_from_slice(values)?, self.placement.device)
     }
 }
 
@@ -84,23 +85,6 @@ impl<'a> Packing<'a> {
             sequences.iter().enumerate().map(|(index, &ids)| (ids, index)).collect();
         let of_caption = cut.iter().map(|ids| place[ids]).collect();
         Self { sequences, of_caption }
-    }
-
-    /// Runs of sequences with at most `tokens` tokens each, but at least one sequence.
-    pub fn passes(&self, tokens: usize) -> Vec<&[&'a [i64]]> {
-        let mut passes = Vec::new();
-        let mut rest = self.sequences.as_slice();
-        while !rest.is_empty() {
-            let mut total = 0;
-            let fits = rest.iter().take_while(|ids| {
-                total += ids.len();
-                total <= tokens
-            });
-            let (pass, after) = rest.split_at(fits.count().max(1));
-            passes.push(pass);
-            rest = after;
-        }
-        passes
     }
 }
 
