@@ -27,14 +27,14 @@ STAGES = ["cargo", "bench", "--locked", "--quiet", "--bench", "stages", "--"]
 
 
 class Worker:
-    """A process that does its work once for every line that it is sent."""
+    """A process that does one of its jobs over some rows for every line that it is sent."""
 
     def __init__(self, command, cores=None):
         pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
+        self.command = [str(part) for part in command]
         self.process = subprocess.Popen(
-            [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=pin)
-        self.command = command
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, cwd=ROOT, preexec_fn=pin)
         self.wait_for(lambda line: line == "ready")
 
     def wait_for(self, wanted):
@@ -44,10 +44,17 @@ class Worker:
                 return line.strip()
         sys.exit(f"{self.command} ended: {self.process.stderr.read()[-2000:]}")
 
-    def __call__(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return float(self.wait_for(is_number))
+    def job(self, name, rows, warm=True):
+        """Does the job when it is called and gives the rows a second."""
+
+        def work():
+            self.process.stdin.write(f"{name} {rows}\n")
+            self.process.stdin.flush()
+            return rows / float(self.wait_for(is_number))
+
+        if warm:
+            work()
+        return work
 
     def close(self):
         self.process.stdin.close()
@@ -62,19 +69,18 @@ def is_number(text):
 
 
 class Run:
-    """A whole run of clipmill over a table, as a contender."""
+    """A whole run of clipmill over a table."""
 
-    def __init__(self, table, columns, precision="f32", model=MODEL, root=None, rows=None):
+    def __init__(self, table, columns, **more):
+        more = {"precision": "f32", "model": MODEL, "root": table.parent} | more
         self.out = WORK / "out"
-        more = ["--limit", str(rows)] if rows else []
+        limit = ["--limit", str(more["rows"])] if "rows" in more else []
         pipeline = WORK / f"{table.stem}.toml"
-        pipeline.write_text(PIPELINE.format(
-            table=table, root=root or table.parent, model=model, precision=precision,
-            columns="\n".join(f'{name} = "{kind}"' for name, kind in columns.items()),
-            out=self.out))
-        self.command = [CLIPMILL, "run", pipeline, "--quiet", *more]
+        columns = "\n".join(f'{name} = "{kind}"' for name, kind in columns.items())
+        pipeline.write_text(PIPELINE.format(table=table, columns=columns, out=self.out, **more))
+        self.command = [CLIPMILL, "run", pipeline, "--quiet", *limit]
 
-    def __call__(self):
+    def seconds(self):
         shutil.rmtree(self.out, ignore_errors=True)
         started = time.perf_counter()
         subprocess.run(self.command, check=True)
@@ -82,9 +88,6 @@ class Run:
 
     def report(self):
         return json.loads((self.out / "run_report.json").read_text())
-
-    def close(self):
-        pass
 
 
 PIPELINE = """version = 1
@@ -118,107 +121,117 @@ class Bench:
         self.lines.append(line)
         print(line, flush=True)
 
-    def stage(self, name, *precision, cores=None):
-        return Worker([*STAGES, name, self.data, *precision], cores)
+    def stage(self, *args, cores=None):
+        return Worker([*STAGES, args[0], self.data, *args[1:]], cores)
 
-    def peer(self, name, *precision, cores=None):
-        return Worker([PEERS, ROOT / "tests/bench/peers.py", name, self.data, *precision], cores)
+    def peer(self, *args, cores=None):
+        return Worker([PEERS, ROOT / "tests/bench/peers.py", args[0], self.data, *args[1:]], cores)
 
-    def contest(self, what, rows, ours, peers):
-        """One line a peer: rates and the ratio, `ours` first in every round."""
-        seconds = {name: [] for name in ["clipmill", *peers]}
+    def contest(self, what, ours, peers):
+        """One line a peer: rates, and the ratio within each round."""
+        rates = {name: [] for name in ["clipmill", *peers]}
         for _ in range(self.rounds):
             for name, work in [("clipmill", ours), *peers.items()]:
-                seconds[name].append(work())
-        rate = {name: rows / statistics.median(values) for name, values in seconds.items()}
+                rates[name].append(work())
+        rate = {name: statistics.median(values) for name, values in rates.items()}
         for name in peers:
-            ratios = [theirs / own for theirs, own in zip(seconds[name], seconds["clipmill"])]
+            ratios = [own / theirs for own, theirs in zip(rates["clipmill"], rates[name])]
             self.say(f"| {what} | {rate['clipmill']:.1f} | {name} | {rate[name]:.1f} "
                      f"| **{statistics.median(ratios):.2f}** "
                      f"| {min(ratios):.2f} to {max(ratios):.2f} |")
-        for work in [ours, *peers.values()]:
-            work.close()
-        return rate
 
     def header(self):
         self.say("\n| what | clipmill, a second | peer | peer, a second | ratio, median | ratios |")
         self.say("|---|---|---|---|---|---|")
 
     def preprocess(self):
-        """Decode and preprocess, on one core."""
+        """Decode and preprocess, on one core. A tensor is what a model takes; clipmill gives
+        pixels, because its model takes those."""
         one = {0}
-        peers = {f"{name}, to {upto}": self.peer(f"preprocess-{name.lower()}", upto, cores=one)
-                 for name in ["torchvision", "OpenCV"] for upto in ["tensor", "pixels"]}
-        peers["transformers over Pillow"] = self.peer("preprocess-pillow", cores=one)
-        self.contest("decode and preprocess, images, one core", 512,
-                     self.stage("preprocess", cores=one), peers)
+        workers = {f"{name}, to {upto}": self.peer(f"preprocess-{name.lower()}", upto, cores=one)
+                   for name in ["torchvision", "OpenCV"] for upto in ["tensor", "pixels"]}
+        workers["transformers over Pillow"] = self.peer("preprocess-pillow", cores=one)
+        own = self.stage("preprocess", cores=one)
+        self.contest("decode and preprocess, images, one core", own.job("preprocess", 512),
+                     {name: worker.job("preprocess", 512) for name, worker in workers.items()})
+        for worker in [own, *workers.values()]:
+            worker.close()
 
-    def image(self):
-        for precision in ["bf16", "f32"]:
-            peers = {"OpenVINO": "image-openvino", "transformers": "image-hf"}
-            if self.full:
-                peers["torch.compile"] = "image-compiled"
-                if precision == "bf16":
-                    peers["ONNX Runtime, int8"] = "image-onnxruntime"
-            peers = {name: self.peer(worker, precision) for name, worker in peers.items()}
-            self.contest(f"image tower, images, {precision}", 128,
-                         self.stage("image", precision), peers)
+    def bf16(self):
+        self.model("bf16", images=128, captions=512, run=1024, peer_run=256)
 
-    def text(self):
-        for precision in ["bf16", "f32"]:
-            self.contest(f"text tower, captions, {precision}", 512, self.stage("text", precision),
-                         {"transformers, longest of batch": self.peer("text-hf", precision)})
+    def f32(self):
+        self.model("f32", images=64, captions=256, run=512, peer_run=128)
 
-    def run(self):
-        """Whole runs; and what the encode stage alone reaches, in the same rounds."""
-        for precision in ["bf16", "f32"]:
-            peers = {"transformers": self.peer("run-hf", precision)}
-            if self.full:
-                peers["open_clip"] = self.peer("run-open-clip", precision)
-            peers["own towers alone"] = self.stage("encode", precision)
-            run = Run(self.data / "table.parquet", SCORED, precision)
-            self.contest(f"end to end, rows, {precision}", 512, run, peers)
+    def model(self, precision, images, captions, run, peer_run):
+        """The towers alone, and whole runs."""
+        own, hf = self.stage("towers", precision), self.peer("hf", precision)
+        more = {"OpenVINO": self.peer("openvino", precision)}
+        if self.full:
+            more["torch.compile, frozen"] = self.peer("compiled", precision)
+            if precision == "bf16":
+                more["ONNX Runtime, int8"] = self.peer("onnxruntime-int8", precision)
+        others = more | {"transformers": hf}
+        self.contest(f"image tower, images, {precision}", own.job("image", images),
+                     {name: worker.job("image", images) for name, worker in others.items()})
+        self.contest(f"text tower, captions, {precision}", own.job("text", captions),
+                     {"transformers, longest of batch": hf.job("text", captions)})
+        for worker in more.values():
+            worker.close()
+        peers = {"transformers": hf.job("run", peer_run, warm=False)}
+        if self.full:
+            open_clip = self.peer("open-clip", precision)
+            peers["open_clip"] = open_clip.job("run", peer_run, warm=False)
+        peers["its own towers alone"] = own.job("encode", 256)
+        whole = Run(repeated(self.data, 2), SCORED, precision=precision, rows=run)
+        self.contest(f"end to end, rows, {precision}", lambda: run / whole.seconds(), peers)
+        for worker in [own, hf, *([open_clip] if self.full else [])]:
+            worker.close()
 
     def feed(self):
         """Read, decode, tokenize and write, without a model."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(self.data / "table.parquet")
-        path = self.data / "four_times.parquet"
-        pq.write_table(pa.concat_tables([table] * 4), path)
-        self.alone("feed, whole process, rows a second", Run(path, FEED),
-                   lambda seconds: 4 * len(table) / seconds)
+        run = Run(repeated(self.data, 4), FEED)
+        self.alone("feed without a model, whole process, rows a second", run,
+                   lambda seconds: 2048 / seconds)
 
     def start(self):
         """From the shell to the end of a run of one batch, the weights in the page cache."""
-        run = Run(self.data / "table.parquet", SCORED, "bf16", rows=64)
-        run()
+        run = Run(self.data / "table.parquet", SCORED, precision="bf16", rows=64)
+        run.seconds()
         self.alone("start to the end of the first 64 rows, bf16, seconds", run, lambda s: s)
 
     def overhead(self):
         """Rows without images and model: reading, status, writing, publishing."""
-        path, rows = captions(1_000_000), 1_000_000
-        run = Run(path, {"status": "status"}, root=ROOT)
+        rows = 1_000_000
+        run = Run(captions(rows), {"status": "status"}, root=ROOT)
         self.alone("overhead, microseconds a row", run, lambda s: s / rows * 1e6)
 
     def alone(self, what, run, of_seconds):
-        values = [of_seconds(run()) for _ in range(self.rounds)]
+        values = [of_seconds(run.seconds()) for _ in range(self.rounds)]
         self.say(f"- {what}: {statistics.median(values):.2f} "
                  f"({min(values):.2f} to {max(values):.2f})")
 
     def memory(self):
         """Peak memory of many rows against that of few, with the sample's model and images."""
-        peaks = {}
-        for rows in [50_000, 1_000_000] if self.full else [5_000, 50_000]:
-            columns = SCORED | FEED
-            run = Run(sample_rows(rows), columns, model=SAMPLE, root=ROOT / "sample_data")
-            seconds = run()
-            peaks[rows] = run.report()["this_run"]["peak_memory"]
+        peaks = []
+        for rows in [50_000, 1_000_000] if self.full else [5_000, 20_000]:
+            run = Run(sample_rows(rows), SCORED | FEED, model=SAMPLE, root=ROOT / "sample_data")
+            seconds = run.seconds()
+            peaks.append(run.report()["this_run"]["peak_memory"])
             self.say(f"- {rows} rows of the sample, {rows / seconds:.0f} rows/s: peak memory "
-                     f"{peaks[rows] / 2**20:.0f} MiB")
-        few, many = peaks.values()
-        self.say(f"- peak memory, many rows to few: {many / few:.3f}")
+                     f"{peaks[-1] / 2**20:.0f} MiB")
+        self.say(f"- peak memory, many rows to few: {peaks[1] / peaks[0]:.3f}")
+
+
+def repeated(data, times):
+    """The table of photos, over and over, beside it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = data / f"table-{times}.parquet"
+    if not path.exists():
+        pq.write_table(pa.concat_tables([pq.read_table(data / "table.parquet")] * times), path)
+    return path
 
 
 def captions(rows):
@@ -262,7 +275,7 @@ def machine():
     return f"{cores} cores of {name} ({', '.join(vector)}), commit {commit}"
 
 
-SECTIONS = ["preprocess", "image", "text", "run", "feed", "start", "overhead", "memory"]
+SECTIONS = ["preprocess", "bf16", "f32", "feed", "start", "overhead", "memory"]
 
 
 def main():
@@ -277,12 +290,15 @@ def main():
     bench.say(f"{machine()}; {bench.rounds} rounds; photos of {about['megapixels']:.3f} "
               f"megapixels and {about['kilobytes']:.0f} kB on average, ViT-B/32")
     sections = args.only.split(",")
-    if {"preprocess", "image", "text", "run"} & set(sections):
+    tabular = [section for section in sections if section in SECTIONS[:3]]
+    if tabular:
         bench.header()
-    for index, section in enumerate(sections):
-        if section == "feed" and index:
-            bench.say()
+    for section in tabular:
         getattr(bench, section)()
+    bench.say()
+    for section in sections:
+        if section not in tabular:
+            getattr(bench, section)()
     (WORK / "results.md").write_text("\n".join(bench.lines) + "\n")
 
 

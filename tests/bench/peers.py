@@ -1,8 +1,8 @@
 """The other programs, each as a worker that the bench starts and calls in turn.
 
-`peers.py NAME DATA` loads what it needs, prints `ready`, and for every line that it reads does
-its work once and prints the seconds that it took. What it reads is in DATA (see data.py); how the
-runs alternate and what is made of the seconds is bench.py's affair.
+`peers.py NAME DATA [PRECISION]` loads what it needs, prints `ready`, and for every line `JOB N`
+that it reads does that job over N rows and prints the seconds that it took. What it reads is in
+DATA (see data.py); how the runs alternate and what is made of the seconds is bench.py's affair.
 """
 
 import os
@@ -17,8 +17,6 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 from data import MODEL  # noqa: E402
 
 BATCH = 64
-N_IMAGES = 128
-N_CAPTIONS = 512
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
 
 
@@ -52,11 +50,11 @@ def preprocess_pillow(data):
     one_thread()
     processor, photos = CLIPImageProcessorPil.from_pretrained(MODEL), files(data)
 
-    def work():
-        for photo in photos:
+    def work(n):
+        for photo in photos[:n]:
             processor(images=Image.open(io.BytesIO(photo)), return_tensors="pt")
 
-    return work
+    return {"preprocess": work}
 
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -72,15 +70,15 @@ def preprocess_torchvision(data, upto="tensor"):
     one_thread()
     photos = [torch.frombuffer(bytearray(photo), dtype=torch.uint8) for photo in files(data)]
 
-    def work():
-        for photo in photos:
+    def work(n):
+        for photo in photos[:n]:
             image = decode_jpeg(photo, mode=ImageReadMode.RGB)
             image = F.resize(image, [224], F.InterpolationMode.BICUBIC, antialias=True)
             image = F.center_crop(image, [224, 224]).contiguous()
             if upto == "tensor":
                 F.normalize(F.to_dtype(image, torch.float32, scale=True), MEAN, STD)
 
-    return work
+    return {"preprocess": work}
 
 
 def preprocess_opencv(data, upto="tensor"):
@@ -93,8 +91,8 @@ def preprocess_opencv(data, upto="tensor"):
     cv2.setNumThreads(1)
     photos = [np.frombuffer(photo, np.uint8) for photo in files(data)]
 
-    def work():
-        for photo in photos:
+    def work(n):
+        for photo in photos[:n]:
             image = cv2.imdecode(photo, cv2.IMREAD_COLOR)
             height, width = image.shape[:2]
             scale = 224 / min(height, width)
@@ -105,13 +103,13 @@ def preprocess_opencv(data, upto="tensor"):
             if upto == "tensor":
                 ((image - mean) * scale255).transpose(2, 0, 1).copy()
 
-    return work
+    return {"preprocess": work}
 
 
 # The towers, on every core.
 
 
-def hf(precision):
+def load_hf(precision):
     import torch
     from transformers import CLIPModel
 
@@ -119,121 +117,87 @@ def hf(precision):
 
 
 def pixels(precision):
+    """A batch of normalised pixels. Any do: speed does not depend on them."""
     import torch
 
     seeded = torch.Generator().manual_seed(7)
-    shape = (N_IMAGES, 3, 224, 224)
+    shape = (BATCH, 3, 224, 224)
     return torch.randn(shape, generator=seeded).to(getattr(torch, DTYPES[precision]))
 
 
-def image_hf(_, precision):
+def image_tower():
+    """transformers' image tower as a module of one input."""
     import torch
 
-    model, x = hf(precision), pixels(precision)
+    class Tower(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = load_hf("f32")
 
-    def work():
-        with torch.inference_mode():
-            for batch in x.split(BATCH):
-                model.get_image_features(pixel_values=batch).pooler_output.float().numpy()
+        def forward(self, x):
+            return self.model.get_image_features(pixel_values=x).pooler_output
 
-    return work
+    return Tower()
 
 
-def image_compiled(_, precision):
+def compiled(_, precision):
     """torch.compile with frozen weights."""
     import torch
     import torch._inductor.config as inductor
 
     inductor.freezing = True
-    model, x = hf(precision), pixels(precision)
+    model, x = load_hf(precision), pixels(precision)
     forward = torch.compile(lambda x: model.get_image_features(pixel_values=x).pooler_output)
 
-    def work():
+    def image(n):
         with torch.no_grad():
-            for batch in x.split(BATCH):
-                forward(batch).float().numpy()
+            for _ in range(0, n, BATCH):
+                forward(x).float().numpy()
 
-    return work
+    return {"image": image}
 
 
-def image_openvino(_, precision):
+def openvino(data, precision):
     """OpenVINO as it comes, with its precision hint."""
     import openvino as ov
     import torch
 
-    class Tower(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = hf("f32")
-
-        def forward(self, x):
-            return self.model.get_image_features(pixel_values=x).pooler_output
-
-    with torch.no_grad():
-        converted = ov.convert_model(Tower(), example_input=torch.zeros(2, 3, 224, 224))
-    converted.reshape([BATCH, 3, 224, 224])
+    path = data.parent / "image_openvino.xml"
+    if not path.exists():
+        with torch.no_grad():
+            converted = ov.convert_model(image_tower(), example_input=torch.zeros(2, 3, 224, 224))
+        converted.reshape([BATCH, 3, 224, 224])
+        ov.save_model(converted, path, compress_to_fp16=False)
     hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = ov.Core().compile_model(converted, "CPU", hints)
-    request, x = compiled.create_infer_request(), pixels("f32").numpy()
+    request = ov.Core().compile_model(path, "CPU", hints).create_infer_request()
+    x = pixels("f32").numpy()
 
-    def work():
-        for start in range(0, len(x), BATCH):
-            request.infer(x[start:start + BATCH])
+    def image(n):
+        for _ in range(0, n, BATCH):
+            request.infer(x)
 
-    return work
+    return {"image": image}
 
 
-def onnx_tower(folder):
-    """The image tower as ONNX in int8 with dynamic scales, made once."""
+def onnxruntime_int8(data, _):
+    """ONNX Runtime, dynamic int8."""
+    import onnxruntime
     import torch
     from onnxruntime.quantization import quantize_dynamic
 
-    class Tower(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = hf("f32")
-
-        def forward(self, x):
-            return self.model.get_image_features(pixel_values=x).pooler_output
-
-    path = folder / "image_int8.onnx"
+    path = data.parent / "image_int8.onnx"
     if not path.exists():
-        plain = folder / "image.onnx"
-        torch.onnx.export(Tower(), (torch.zeros(BATCH, 3, 224, 224),), plain, dynamo=False)
+        plain = data.parent / "image.onnx"
+        torch.onnx.export(image_tower(), (torch.zeros(BATCH, 3, 224, 224),), plain, dynamo=False)
         quantize_dynamic(plain, path)
-    return path
-
-
-def image_onnxruntime(data, _):
-    """ONNX Runtime, dynamic int8."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(onnx_tower(data.parent), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     x, name = pixels("f32").numpy(), session.get_inputs()[0].name
 
-    def work():
-        for start in range(0, len(x), BATCH):
-            session.run(None, {name: x[start:start + BATCH]})
+    def image(n):
+        for _ in range(0, n, BATCH):
+            session.run(None, {name: x})
 
-    return work
-
-
-def text_hf(data, precision):
-    """Shuffled captions, each batch padded to its longest; tokenizing is counted for both."""
-    import torch
-    from transformers import AutoTokenizer
-
-    model, tokenizer = hf(precision), AutoTokenizer.from_pretrained(MODEL)
-    captions = table(data)["caption"].to_pylist()[:N_CAPTIONS]
-
-    def work():
-        with torch.inference_mode():
-            for start in range(0, len(captions), BATCH):
-                ids = tokenizer(captions[start:start + BATCH], truncation=True, max_length=77,
-                                padding=True, return_tensors="pt")
-                model.get_text_features(**ids).pooler_output.float().numpy()
-
-    return work
+    return {"image": image}
 
 
 # From the table to the table.
@@ -254,13 +218,13 @@ class Photos:
         return self.transform(Image.open(self.data / self.names[index]))
 
 
-def score_table(data, transform, encode):
+def score_table(data, n, transform, encode):
     """The script that people write: a DataLoader of two workers, the model, one table out."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import torch
 
-    rows = table(data)
+    rows = table(data).slice(0, n)
     captions = rows["caption"].to_pylist()
     photos = Photos(data, rows["image_path"].to_pylist(), transform)
     loader = torch.utils.data.DataLoader(photos, batch_size=BATCH, num_workers=2)
@@ -277,55 +241,72 @@ def score_table(data, transform, encode):
     pq.write_table(rows, data.parent / "peer.parquet")
 
 
-def run_hf(data, precision):
-    """transformers behind a DataLoader, its model loaded before the clock starts."""
+def hf(data, precision):
+    """transformers: its towers alone, and behind a DataLoader over Pillow. Shuffled captions are
+    padded to the longest of their batch; tokenizing counts."""
+    import torch
     from transformers import AutoTokenizer, CLIPImageProcessorPil
 
-    model, tokenizer = hf(precision), AutoTokenizer.from_pretrained(MODEL)
+    model, tokenizer = load_hf(precision), AutoTokenizer.from_pretrained(MODEL)
     processor = CLIPImageProcessorPil.from_pretrained(MODEL)
+    x, captions = pixels(precision), table(data)["caption"].to_pylist()
 
-    def encode(batch, captions):
+    def encode_text(captions):
         ids = tokenizer(captions, truncation=True, max_length=77, padding=True,
                         return_tensors="pt")
-        image = model.get_image_features(pixel_values=batch.to(model.dtype)).pooler_output
-        return image, model.get_text_features(**ids).pooler_output
+        return model.get_text_features(**ids).pooler_output
+
+    def encode_image(batch):
+        return model.get_image_features(pixel_values=batch.to(model.dtype)).pooler_output
+
+    def image(n):
+        with torch.inference_mode():
+            for _ in range(0, n, BATCH):
+                encode_image(x).float().numpy()
+
+    def text(n):
+        with torch.inference_mode():
+            for start in range(0, n, BATCH):
+                encode_text(captions[start:start + BATCH]).float().numpy()
 
     def transform(image):
         return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
-    return lambda: score_table(data, transform, encode)
+    def run(n):
+        score_table(data, n, transform, lambda batch, captions: (encode_image(batch),
+                                                                 encode_text(captions)))
+
+    return {"image": image, "text": text, "run": run}
 
 
-def run_open_clip(data, precision):
+def open_clip(data, precision):
     """open_clip's own ViT-B/32, transform and tokenizer behind a DataLoader."""
     import open_clip
 
-    model, _, transform = open_clip.create_model_and_transforms("ViT-B-32", precision=precision
-                                                                .replace("f32", "fp32"))
-    model = model.eval()
-    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    precision = {"f32": "fp32"}.get(precision, precision)
+    model, _, transform = open_clip.create_model_and_transforms("ViT-B-32", precision=precision)
+    model, tokenizer = model.eval(), open_clip.get_tokenizer("ViT-B-32")
     dtype = next(model.parameters()).dtype
 
     def encode(batch, captions):
         return model.encode_image(batch.to(dtype)), model.encode_text(tokenizer(captions))
 
-    return lambda: score_table(data, transform, encode)
+    return {"run": lambda n: score_table(data, n, transform, encode)}
 
 
 WORKERS = {function.__name__.replace("_", "-"): function for function in [
-    preprocess_pillow, preprocess_torchvision, preprocess_opencv, image_hf, image_compiled,
-    image_openvino, image_onnxruntime, text_hf, run_hf, run_open_clip]}
+    preprocess_pillow, preprocess_torchvision, preprocess_opencv, compiled, openvino,
+    onnxruntime_int8, hf, open_clip]}
 
 
 def main():
-    name, data, *precision = sys.argv[1:]
-    work = WORKERS[name](Path(data), *precision)
-    if not name.startswith("run"):
-        work()  # To warm up; whole runs are long enough without.
+    name, data, *more = sys.argv[1:]
+    jobs = WORKERS[name](Path(data), *more)
     print("ready", flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        job, n = line.split()
         started = time.perf_counter()
-        work()
+        jobs[job](int(n))
         print(time.perf_counter() - started, flush=True)
 
 

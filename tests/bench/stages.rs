@@ -1,9 +1,9 @@
 //! clipmill's own stages as workers of `bench.py`, each alone: nothing is read, written or run
 //! beside it.
 //!
-//! `stages NAME DATA [PRECISION]` loads what it needs, prints `ready`, and for every line that it
-//! reads does its work once and prints the seconds, as `peers.py` does. Whole runs are timed from
-//! outside, by `bench.py`.
+//! `stages preprocess DATA` or `stages towers DATA PRECISION` loads what it needs, prints `ready`,
+//! and for every line `JOB N` that it reads does that job over N rows and prints the seconds, as
+//! `peers.py` does. Whole runs are timed from outside, by `bench.py`.
 
 use std::fs::File;
 use std::io::{Write, stdin, stdout};
@@ -25,38 +25,34 @@ use tch::{Device, Kind};
 
 /// Rows a batch, as `peers.py` has them.
 const BATCH: usize = 64;
-const N_IMAGES: usize = 128;
-const N_CAPTIONS: usize = 512;
 
 fn main() {
     // `cargo bench` adds `--bench`.
     let args: Vec<_> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let (name, data) = match args.as_slice() {
-        [name, data, ..] => (name.as_str(), Path::new(data)),
-        // Run without a task by `cargo bench`.
-        _ => return println!("run `make bench`: tests/bench/bench.py calls this"),
-    };
-    let precision = args.get(2).map_or("f32", String::as_str);
-    match name {
-        "preprocess" => serve(preprocess(data)),
-        "image" => serve(image_tower(data, precision)),
-        "text" => serve(text_tower(data, precision)),
-        "encode" => serve(both_towers(data, precision)),
-        _ => eprintln!("no stage is called {name}"),
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["preprocess", data] => serve(preprocess(Path::new(data))),
+        ["towers", data, precision] => serve(towers(Path::new(data), precision)),
+        // Started by `cargo bench` alone.
+        _ => println!("run `make bench`: tests/bench/bench.py calls this"),
     }
 }
 
-/// Once to warm up, then once for every line.
-fn serve(mut work: impl FnMut()) {
+/// Does a job over a number of rows.
+type Work = Box<dyn FnMut(&str, usize)>;
+
+fn serve(mut work: Work) {
     let say = |line: String| {
         println!("{line}");
         stdout().flush().expect("the bench reads");
     };
-    work();
     say("ready".into());
-    for _ in stdin().lines() {
+    for line in stdin().lines() {
+        let line = line.expect("the bench writes");
+        let (job, n) = line.split_once(' ').expect("`JOB N`");
+        let n = n.parse().expect("a number of rows");
         let started = Instant::now();
-        work();
+        work(job, n);
         say(started.elapsed().as_secs_f64().to_string());
     }
 }
@@ -79,18 +75,18 @@ fn table(data: &Path) -> [Vec<String>; 2] {
 }
 
 /// Encoded bytes to u8 pixels, on one core.
-fn preprocess(data: &Path) -> impl FnMut() {
+fn preprocess(data: &Path) -> Work {
     let preprocess = Preprocess::read(&model_dir(data), &PreprocessSpec::default());
     let preprocess = preprocess.expect("the model folder is whole");
     let [paths, _] = table(data);
     let read = |path: &String| std::fs::read(data.join(path)).expect("the photo is there");
     let photos: Vec<_> = paths.iter().map(read).collect();
     let mut pixels = vec![0; preprocess.n_bytes()];
-    move || {
-        for photo in &photos {
+    Box::new(move |_, n| {
+        for photo in &photos[..n] {
             preprocess.apply(photo, &mut pixels).1.expect("every photo is good");
         }
-    }
+    })
 }
 
 /// The model on every core.
@@ -109,46 +105,32 @@ fn pixels() -> Pixels {
     Pixels { data: noise, height: side, width: side, rows: (0..BATCH as u32).collect() }
 }
 
-fn image_tower(data: &Path, precision: &str) -> impl FnMut() {
-    let clip = clip(data, precision).expect("the model loads");
-    let pixels = pixels();
-    move || {
-        for _ in 0..N_IMAGES / BATCH {
-            clip.encode_image(&pixels).expect("it fits");
-        }
-    }
-}
-
-fn text_tower(data: &Path, precision: &str) -> impl FnMut() {
-    let clip = clip(data, precision).expect("the model loads");
-    let tokenizer = Tokenizer::read(&model_dir(data), 77, &CaptionSpec::default());
-    let tokenizer = tokenizer.expect("the model folder is whole");
-    let [_, captions] = table(data);
-    move || {
-        for batch in captions[..N_CAPTIONS].chunks(BATCH) {
-            let ids = batch.iter().map(|caption| tokenizer.encode(caption).expect("words").0);
-            let captions = Captions { ids: ids.collect(), rows: (0..batch.len() as u32).collect() };
-            clip.encode_text(&captions).expect("it fits");
-        }
-    }
-}
-
-/// All that the encode stage does in a run over the whole table, and nothing beside it.
-fn both_towers(data: &Path, precision: &str) -> impl FnMut() {
+/// The towers over captions of the table, tokenizing counted, and over any images; and both as a
+/// run's encode stage has them, with nothing beside it.
+fn towers(data: &Path, precision: &str) -> Work {
     let clip = clip(data, precision).expect("the model loads");
     let tokenizer = Tokenizer::read(&model_dir(data), 77, &CaptionSpec::default());
     let tokenizer = tokenizer.expect("the model folder is whole");
     let pixels = pixels();
     let [_, captions] = table(data);
-    let batches = captions.chunks(BATCH).map(|batch| {
+    let ids_of = move |batch: &[String]| {
         let ids = batch.iter().map(|caption| tokenizer.encode(caption).expect("words").0);
         Captions { ids: ids.collect(), rows: (0..batch.len() as u32).collect() }
-    });
-    let batches: Vec<_> = batches.collect();
-    move || {
-        for captions in &batches {
-            clip.encode_image(&pixels).expect("it fits");
-            clip.encode_text(captions).expect("it fits");
+    };
+    let prepared: Vec<_> = captions.chunks(BATCH).map(&ids_of).collect();
+    Box::new(move |job, n| {
+        for batch in 0..n / BATCH {
+            if job != "text" {
+                clip.encode_image(&pixels).expect("it fits");
+            }
+            match job {
+                "image" => {}
+                "text" => {
+                    let captions = ids_of(&captions[batch * BATCH..][..BATCH]);
+                    clip.encode_text(&captions).expect("it fits");
+                }
+                _ => drop(clip.encode_text(&prepared[batch]).expect("it fits")),
+            }
         }
-    }
+    })
 }
