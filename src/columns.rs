@@ -124,23 +124,33 @@ impl Column {
         let DataType::FixedSizeList(element, dim) = self.field.data_type() else {
             unreachable!("Column::new gives embedding columns a fixed-size list");
         };
-        let width = *dim as usize;
-        let mut scattered = vec![0.0_f32; n_rows * width];
         let mut valid = vec![false; n_rows];
-        for (slot, row) in embeddings.rows.iter().enumerate() {
-            let row = *row as usize;
-            scattered[row * width..(row + 1) * width].copy_from_slice(embeddings.slot(slot));
-            valid[row] = true;
-        }
+        embeddings.rows.iter().for_each(|row| valid[*row as usize] = true);
         let values: ArrayRef = match self.embeddings {
-            EmbeddingType::F32 => Arc::new(Float32Array::from(scattered)),
+            EmbeddingType::F32 => {
+                let values = scattered(embeddings, n_rows * *dim as usize, |value| value);
+                Arc::new(Float32Array::from(values))
+            }
             EmbeddingType::F16 => {
-                Arc::new(Float16Array::from_iter_values(scattered.into_iter().map(f16::from_f32)))
+                let values = scattered(embeddings, n_rows * *dim as usize, f16::from_f32);
+                Arc::new(Float16Array::from(values))
             }
         };
         let nulls = Some(NullBuffer::from(valid));
         Arc::new(FixedSizeListArray::new(element.clone(), *dim, values, nulls))
     }
+}
+
+/// `n` elements, each packed embedding at its row, in the type that is written.
+fn scattered<T: Copy + Default>(embeddings: &Embeddings, n: usize, to: fn(f32) -> T) -> Vec<T> {
+    let mut scattered = vec![T::default(); n];
+    for (slot, row) in embeddings.rows.iter().enumerate() {
+        let place = &mut scattered[*row as usize * embeddings.dim..][..embeddings.dim];
+        for (place, value) in place.iter_mut().zip(embeddings.slot(slot)) {
+            *place = to(*value);
+        }
+    }
+    scattered
 }
 
 fn data_type(kind: ColumnSpec, embeddings: EmbeddingType, dim: usize) -> DataType {

@@ -3,6 +3,8 @@
 //! It decides nothing about images or text itself: `images` and `text` do, row by row. A row that
 //! fails leaves an error at its index and takes no place among the pixels or the ids.
 
+use std::collections::HashMap;
+
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
@@ -89,21 +91,27 @@ impl ImageStep {
         let slot_bytes = self.preprocess.n_bytes();
         let mut images = Images::none(rows.num_rows());
         images.pixels = Pixels { data: Vec::new(), height, width, rows: Vec::new() };
+        let firsts = self.first_rows(&column);
         let mut data = vec![0; rows.num_rows() * slot_bytes];
         let outcomes: Vec<_> = data
             .par_chunks_exact_mut(slot_bytes)
             .enumerate()
-            .map(|(row, slot)| self.prepare(&column, row, slot))
+            .map(|(row, slot)| (firsts[row] == row).then(|| self.prepare(&column, row, slot)))
             .collect();
-        for (row, (info, outcome)) in outcomes.into_iter().enumerate() {
+        // Where the pixels of each row are, once they are packed.
+        let mut slots = vec![0; rows.num_rows()];
+        for row in 0..rows.num_rows() {
+            let first = firsts[row];
+            let (info, outcome) = outcomes[first].clone().expect("first rows were prepared");
             images.info[row] = info;
             match outcome {
                 Ok(()) => {
                     let slot = images.pixels.rows.len();
-                    if slot != row {
-                        let from = row * slot_bytes;
+                    let from = if first == row { row } else { slots[first] } * slot_bytes;
+                    if from != slot * slot_bytes {
                         data.copy_within(from..from + slot_bytes, slot * slot_bytes);
                     }
+                    slots[row] = slot;
                     images.pixels.rows.push(row as u32);
                 }
                 Err(error) => images.errors[row] = Some(error),
@@ -112,6 +120,16 @@ impl ImageStep {
         data.truncate(images.pixels.rows.len() * slot_bytes);
         images.pixels.data = data;
         Ok(images)
+    }
+
+    /// For each row, the first one that names the same image.
+    fn first_rows(&self, column: &ArrayRef) -> Vec<usize> {
+        let mut seen = HashMap::new();
+        let first = |row| match self.loader.name(column, row) {
+            Some(name) => *seen.entry(name).or_insert(row),
+            None => row,
+        };
+        (0..column.len()).map(first).collect()
     }
 
     fn prepare(
@@ -148,4 +166,64 @@ impl CaptionStep {
 
 fn named<'a>(rows: &'a RecordBatch, column: &str) -> &'a ArrayRef {
     rows.column_by_name(column).expect("Plan::resolve checked this column")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use arrow::array::StringViewArray;
+
+    use super::*;
+
+    /// Loads the sample's images by name, and counts.
+    struct Counting(Arc<AtomicUsize>);
+
+    impl ImageLoader for Counting {
+        fn bind(&self, column: &ArrayRef) -> Result<ArrayRef, Error> {
+            Ok(column.clone())
+        }
+
+        fn name<'a>(&self, column: &'a dyn Array, row: usize) -> Option<&'a str> {
+            let names = column.as_string_view();
+            names.is_valid(row).then(|| names.value(row))
+        }
+
+        fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, RowError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let missing = || RowError::new(RowStatus::ImageMissing, "it is not there");
+            let name = self.name(column, row).ok_or_else(missing)?;
+            let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample_data/images");
+            std::fs::read(images.join(name)).map_err(|_| missing())
+        }
+    }
+
+    #[test]
+    fn an_image_that_several_rows_name_is_loaded_once_and_each_row_has_its_pixels() {
+        let (moon, apple) = ("003-1f31c.png", "026-1f335.png");
+        let names = [Some(moon), Some("no"), Some(apple), None, Some(moon), Some("no"), None];
+        let column: ArrayRef = Arc::new(StringViewArray::from_iter(names));
+        let loads = Arc::new(AtomicUsize::new(0));
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample_data/model");
+        let preprocess = Preprocess::read(&model, &Default::default()).expect("the sample");
+        let step = ImageStep {
+            column: "image".into(),
+            loader: Box::new(Counting(loads.clone())),
+            preprocess,
+        };
+        let rows = RecordBatch::try_from_iter([("image", column)]).expect("a batch");
+        let images = step.apply(&rows).expect("it ends well");
+        // Two images, one that is missing, and two rows without a name.
+        assert_eq!(loads.load(Ordering::Relaxed), 5);
+        assert_eq!(images.pixels.rows, [0, 2, 4]);
+        let n = step.preprocess.n_bytes();
+        let slot = |index: usize| &images.pixels.data[index * n..(index + 1) * n];
+        assert_eq!((images.pixels.data.len(), slot(0)), (3 * n, slot(2)));
+        assert_ne!(slot(0), slot(1));
+        let failed: Vec<_> = images.errors.iter().map(Option::is_some).collect();
+        assert_eq!(failed, [false, true, false, true, false, true, true]);
+        assert_eq!(images.info[4], images.info[0]);
+    }
 }

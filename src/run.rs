@@ -60,8 +60,16 @@ pub struct Stages {
     pub towers: Towers,
     pub sink: Box<dyn Sink>,
     pub output: Output,
-    /// Rayon threads of the prepare stage.
-    pub threads: usize,
+    pub threads: PrepareThreads,
+}
+
+/// The threads of the prepare stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrepareThreads {
+    pub n: usize,
+    /// Whether they give way to the other threads of the machine: where the model runs on the
+    /// same cores, a preempted thread of its team keeps all the others waiting.
+    pub polite: bool,
 }
 
 /// Runs all stages to the end and returns the manifest of the complete output.
@@ -194,7 +202,7 @@ fn read_stage(
 
 fn prepare_stage(
     prepare: &Prepare,
-    threads: usize,
+    threads: PrepareThreads,
     (rows, slots, work): (
         &Receiver<RowBatch>,
         &SyncSender<Receiver<EncodedBatch>>,
@@ -203,8 +211,14 @@ fn prepare_stage(
     (meter, stop): (&Meter, &Stop),
 ) -> Result<(), Error> {
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
+        .num_threads(threads.n)
         .thread_name(|index| format!("prepare-{index}"))
+        .start_handler(move |_| {
+            if threads.polite {
+                // The calling thread's alone, on Linux. Refused, it is only less polite.
+                let _ = rustix::process::nice(19);
+            }
+        })
         .build()
         .map_err(|error| Error::Thread {
             stage: "prepare",

@@ -23,7 +23,7 @@ use clipmill::model::pending::Pending;
 use clipmill::model::{AtOnce, DualEncoder, Towers};
 use clipmill::prepare::{CaptionStep, Prepare};
 use clipmill::progress::{Meter, Progress};
-use clipmill::run::{LoadModel, QUEUE, Stages, run};
+use clipmill::run::{LoadModel, PrepareThreads, QUEUE, Stages, run};
 use clipmill::sink::{ParquetSink, PartOptions};
 use clipmill::source::{InputFile, Part, Source};
 use clipmill::spec::{CaptionSpec, ColumnSpec, EmbeddingType, OnRowError};
@@ -178,7 +178,7 @@ fn stages(dir: &Path, load_models: Vec<LoadModel>, read: &Arc<AtomicUsize>) -> S
             total_parts: 1,
             manifest: Manifest::new(MadeWith::new(), 1),
         },
-        threads: 1,
+        threads: PrepareThreads { n: 1, polite: true },
     }
 }
 

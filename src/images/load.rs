@@ -24,6 +24,10 @@ pub trait ImageLoader: Send + Sync {
     /// [`Error::Setting`] if the column is of a type that cannot name an image.
     fn bind(&self, column: &ArrayRef) -> Result<ArrayRef, Error>;
 
+    /// What names the image of `row`, where it is named: rows of a batch with the same name have
+    /// the same image, which is then loaded and decoded once.
+    fn name<'a>(&self, column: &'a dyn Array, row: usize) -> Option<&'a str>;
+
     /// The bytes of the image of `row` of a column that `bind` gave.
     ///
     /// # Errors
@@ -108,6 +112,11 @@ impl ImageLoader for PathLoader {
         }
         arrow::compute::cast(column, &DataType::Utf8View)
             .map_err(|error| refused(error.to_string()))
+    }
+
+    fn name<'a>(&self, column: &'a dyn Array, row: usize) -> Option<&'a str> {
+        let paths = column.as_string_view_opt().expect("`bind` made it a Utf8View column");
+        paths.is_valid(row).then(|| paths.value(row))
     }
 
     fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, RowError> {

@@ -10,6 +10,7 @@ pub mod config;
 mod cpu;
 mod cuda_driver;
 pub mod device;
+mod distinct;
 pub mod doctor;
 mod norm;
 mod onednn;

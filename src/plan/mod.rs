@@ -24,7 +24,7 @@ use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
 use crate::model::{DualEncoder, Towers};
 use crate::prepare::{CaptionStep, ImageStep, Prepare};
-use crate::run::{LoadModel, Stages};
+use crate::run::{LoadModel, PrepareThreads, Stages};
 use crate::sink::{ParquetSink, PartOptions};
 use crate::source::{InputFile, ParquetSource, Part};
 use crate::spec::layers::{Layered, Setting};
@@ -217,6 +217,7 @@ impl Plan {
             Box::new(load) as LoadModel
         };
         let needed = towers.image || towers.text;
+        let polite = needed && !self.placements[0].device.is_cuda();
         let load_models = self.placements.into_iter().filter(|_| needed).map(load_model);
         Ok(Stages {
             source: Box::new(ParquetSource::new(self.inputs, parts, self.batch_size)),
@@ -225,7 +226,7 @@ impl Plan {
             towers,
             sink: Box::new(sink),
             output,
-            threads: self.threads,
+            threads: PrepareThreads { n: self.threads, polite },
         })
     }
 }

@@ -21,6 +21,7 @@ use self::loader::Loader;
 use self::text::{Packing, TextTower};
 use super::config::{ClipConfig, TowerConfig};
 use super::device::{self, Placement};
+use super::distinct::Distinct;
 use super::pending::{PassSize, Pending};
 use super::transfer::{Download, upload};
 use super::weights::Weights;
@@ -178,22 +179,22 @@ impl Clip {
 impl DualEncoder for Clip {
     fn submit_image(&self, pixels: &Pixels) -> Result<Pending, Error> {
         let (tower, size) = self.image.as_ref().expect("asked only for towers that were loaded");
-        let side = self.check_pixels(pixels)?;
-        let bytes = side * side * 3;
-        let lens = vec![self.config.vision.tokens() as usize; pixels.rows.len()];
+        let side = self.check_pixels(pixels)? as i64;
+        let distinct = Distinct::of(pixels);
+        let lens = vec![self.config.vision.tokens() as usize; distinct.slots.len()];
         let passes = size.run(&lens, |run| {
-            let shape = [run.len() as i64, side as i64, side as i64, 3];
-            let data = &pixels.data[run.start * bytes..run.end * bytes];
+            let shape = [run.len() as i64, side, side, 3];
+            let data = distinct.run(run);
             let pass = || {
-                let pixels = Tensor::f_from_data_size(data, &shape, Kind::Uint8)?;
+                let pixels = Tensor::f_from_data_size(&data, &shape, Kind::Uint8)?;
                 let pixels = upload(&pixels, self.placement.device)?;
                 Download::start(&unit_length(&tower.forward(&pixels)?)?)
             };
             no_grad(pass)
         });
         let passes = passes.map_err(Error::torch("encode images"))?;
-        let (rows, dim) = (pixels.rows.clone(), self.embedding_dim());
-        pending(passes, move |data| Embeddings { data, dim, rows })
+        let (of_row, rows) = (distinct.of_slot, pixels.rows.clone());
+        pending(passes, Places { dim: self.embedding_dim(), of_row, rows })
     }
 
     fn submit_text(&self, captions: &Captions) -> Result<Pending, Error> {
@@ -206,12 +207,8 @@ impl DualEncoder for Clip {
             no_grad(|| Download::start(&unit_length(&tower.forward(&sequences[run])?)?))
         });
         let passes = passes.map_err(Error::torch("encode captions"))?;
-        let (rows, dim) = (captions.rows.clone(), self.embedding_dim());
-        pending(passes, move |data| {
-            let distinct = Embeddings { data, dim, rows: Vec::new() };
-            let data = of_caption.iter().flat_map(|&index| distinct.slot(index)).copied();
-            Embeddings { data: data.collect(), dim, rows }
-        })
+        let (of_row, rows) = (of_caption, captions.rows.clone());
+        pending(passes, Places { dim: self.embedding_dim(), of_row, rows })
     }
 
     fn at_once(&self) -> AtOnce {
@@ -257,16 +254,25 @@ fn pass_size(placement: Placement, tower: &TowerConfig) -> PassSize {
     })
 }
 
-/// The passes' values, one after the other, as embeddings.
-fn pending(
-    passes: Vec<Download>,
-    embeddings: impl FnOnce(Vec<f32>) -> Embeddings + 'static,
-) -> Result<Pending, Error> {
+/// Where the embeddings of distinct images or captions belong.
+struct Places {
+    dim: usize,
+    /// Which of the distinct ones each row has.
+    of_row: Vec<usize>,
+    /// The batch row of each.
+    rows: Vec<u32>,
+}
+
+/// The passes' values, one after the other, at the rows that have them.
+fn pending(passes: Vec<Download>, places: Places) -> Result<Pending, Error> {
     let here = passes.iter().all(Download::is_here);
     let wait = move || {
         let parts = passes.into_iter().map(Download::wait).collect::<Result<Vec<_>, _>>();
         let parts = parts.map_err(Error::torch("read the embeddings"))?;
-        Ok(embeddings(parts.concat()))
+        let Places { dim, of_row, rows } = places;
+        let distinct = Embeddings { data: parts.concat(), dim, rows: Vec::new() };
+        let data = of_row.iter().flat_map(|&index| distinct.slot(index)).copied();
+        Ok(Embeddings { data: data.collect(), dim, rows })
     };
     if here { wait().map(Pending::Ready) } else { Ok(Pending::Later(Box::new(wait))) }
 }
