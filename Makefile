@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test lint bench doc clean
+.PHONY: help setup build run test lint bench bench-full doc clean
 
 TORCH_VERSION := 2.11.0
 PYTHON ?= python3
@@ -15,12 +15,13 @@ CARGO_FLAGS := --release --locked
 ifeq ($(LIBTORCH),)
   VENV_TORCH := .venv/torch-$(TORCH_VERSION).done
   VENV_ORACLES := .venv/oracles.done
+  VENV_PEERS := .venv/peers.done
 endif
 # Set by Python environments; torch-sys would look there instead.
 unexport LIBTORCH_USE_PYTORCH
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV_TORCH) ## Install what the build needs: system packages, LibTorch in .venv
 	@$(SYSTEM_PACKAGES)
@@ -42,9 +43,12 @@ lint: setup ## Check formatting and lints, warnings are errors
 	cargo fmt --check
 	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
 
-bench: build $(VENV_ORACLES) ## Compare speed with transformers, in one run on this machine
-	@test -x .venv/bin/python || { echo "transformers is in .venv: unset LIBTORCH first" >&2; exit 1; }
-	.venv/bin/python tests/bench/bench.py
+bench: build $(VENV_PEERS) ## Compare speed with other programs, in one run on this machine
+	@test -x .venv/peers/bin/python || { echo "the peers are in .venv: unset LIBTORCH first" >&2; exit 1; }
+	.venv/peers/bin/python tests/bench/bench.py $(BENCH_FLAGS)
+
+bench-full: BENCH_FLAGS := --full
+bench-full: bench ## The same with more rounds and peers, and the memory of a million rows
 
 doc: setup ## Build the API documentation: target/doc/clipmill
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
@@ -64,6 +68,14 @@ clean: ## Remove everything that make made
 
 .venv/oracles.done: tests/requirements.txt $(VENV_TORCH)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+# The peers see the oracles' packages, torch among them, and bring their own beside them.
+.venv/peers.done: tests/bench/requirements.txt $(VENV_ORACLES)
+	.venv/bin/python -m venv .venv/peers
+	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$(.venv/peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/oracles.pth"
+	.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
 	touch $@
 
 # Finds the tools that the build calls; installs the missing ones with apt where that is

@@ -111,13 +111,15 @@ pub struct PipelineArgs {
     /// Output folder instead of the pipeline's.
     #[arg(long, value_name = "DIR")]
     pub output: Option<String>,
-    /// auto, cpu, cuda or cuda:N. auto takes the first CUDA device that works, else the CPU;
-    /// `clipmill doctor` tells which and why.
+    /// auto, cpu, cuda, cuda:N or cuda:*. auto takes the first CUDA device that works, else the
+    /// CPU; `clipmill doctor` tells which and why. cuda:* takes every GPU of the machine, a model
+    /// each and one queue of batches.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceSpec>,
-    /// Rows a batch. Larger is faster until the device is full; a batch of 224-pixel images takes
-    /// 150 kB an image before the model. Scores move only in their last digits. By default 64 on
-    /// a CPU and 512 on CUDA.
+    /// Rows a batch, 150 kB each of 224-pixel images between the stages. A larger one keeps a GPU
+    /// busier and gains nothing on a CPU, whose passes are as large as its caches. What goes
+    /// through a GPU at once is found from its free memory, and halved when that was too much.
+    /// Scores move only in their last digits. By default 64 on a CPU and 512 on CUDA.
     #[arg(long, value_name = "N")]
     pub batch_size: Option<NonZeroUsize>,
     /// CPU threads for decoding and, on a CPU, for the model. By default every core that the

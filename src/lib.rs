@@ -16,16 +16,47 @@
 //! ```text
 //! pipelines/x.toml --> PipelineSpec --> Plan --> run()
 //!
-//! Source --RowBatch-->[2]--> prepare --PreparedBatch-->[2]--> encode --EncodedBatch-->[2]--> write --> parts
-//! thread                     thread + rayon pool              one thread                    main thread
-//!                            load, decode, resize, tokenize   owns the model, no_grad       Column::fill, Sink
+//! Source --RowBatch-->[2]--> prepare --PreparedBatch-->[2]--> encode --EncodedBatch--> write --> parts
+//! thread                     thread + rayon pool              one thread a device      main thread
+//!                            load, decode, resize, tokenize   owns its model, no_grad  Column::fill, Sink
 //!                                   ^ RowError is *in* the batch: row i failed, and why
+//!                                   `-- slots, in order: where each batch comes out -->
 //! ```
 //!
 //! Each arrow is a type; a batch that skipped a stage does not compile. Every channel is bounded.
 //! Good rows are packed before the device and scattered back, with nulls, when columns are filled.
 //! Pixels travel as u8 and are normalised on the device. What runs follows from the declared
-//! columns: no column that needs the text tower, no text tower.
+//! columns: no column that needs the text tower, no text tower. What rows of a batch share is done
+//! once: an image that several name is decoded once, equal pixels and equal captions are encoded
+//! once.
+//!
+//! Devices take batches from one queue and are given the next one before the results of the last
+//! are read; each batch brings the slot in which the writer waits for it, so rows keep their order
+//! and a slow device holds up no more memory than there are slots.
+//!
+//! # The sums
+//!
+//! What a row costs, from the shapes (a multiplication and an addition are 2 FLOP; captions of 16
+//! tokens, the text tower's 77 would cost five times as much):
+//!
+//! | | ViT-B/32 | ViT-L/14 |
+//! |---|---|---|
+//! | image tower | 12 blocks x 50 tokens x 24 x 768^2, + patches: 8.8 GFLOP | 24 x 257 x 24 x 1024^2, + attention: 162 GFLOP |
+//! | text tower | 12 x 16 x 24 x 512^2: 1.2 GFLOP | 12 x 16 x 24 x 768^2: 2.7 GFLOP |
+//! | to the device | 3 x 224 x 224 pixels as u8: 150,528 bytes, + 8 a token | the same |
+//! | from the device | 2 x 512 x 4 bytes: 4 kB | 2 x 768 x 4: 6 kB |
+//!
+//! So a device that computes `F` FLOP/s eats at most `F / 10.0e9` rows a second of B/32 and
+//! `F / 165e9` of L/14, and takes `150 kB` of each over its bus. At the 989 TFLOP/s in f16 of an
+//! H100's data sheet, which no model reaches, that is 98,900 and 6,000 rows/s, and 14.9 and 0.9
+//! GB/s of the 64 of its bus: the bus is never the limit. A core decodes and resizes `P` images a
+//! second (`make bench` measures it; tests/bench/README.md has 1,300 to 1,400 for photos of web
+//! size on Zen 5), so such a device is fed by `rows/s / P` cores: at half of its peak by about 36
+//! for B/32 and 3 for L/14. With fewer, the cores are the limit and a faster device gains nothing;
+//! on a CPU, where two cores reach 1 TFLOP/s in bf16, it is the towers.
+//!
+//! On CUDA f32 products stay f32: LibTorch's TF32 for matrix products is off by default and
+//! nothing here turns it on.
 //!
 //! # Where things live, and who may import whom
 //!

@@ -13,6 +13,7 @@ use crate::cli::RunArgs;
 use crate::error::{Error, RowStatus};
 use crate::files::Lock;
 use crate::manifest::Manifest;
+use crate::model::AtOnce;
 use crate::plan::Plan;
 use crate::progress::{self, Meter, Progress, Stage};
 use crate::report::{RunReport, StageWork, Work, peak_memory};
@@ -239,6 +240,20 @@ fn pairs(pairs: &[Pair]) -> String {
     table::table(&[], rows.collect(), &[0])
 }
 
+/// What to know of devices whose memory was too small for their passes.
+fn halved(devices: &[AtOnce]) -> String {
+    let halved = devices.iter().filter(|device| device.halved > 0);
+    let lines = halved.map(|device| {
+        let images = device.images.map(|n| table::counted(n as u64, "image"));
+        format!(
+            " A device was short of memory {}: it took {} at once in the end\n",
+            table::counted(device.halved.into(), "time"),
+            images.unwrap_or_else(|| "fewer captions".to_owned())
+        )
+    });
+    lines.collect()
+}
+
 fn speed(report: &RunReport) -> String {
     let work = &report.this_run;
     let rows = work.stages.iter().map(|stage| {
@@ -250,7 +265,7 @@ fn speed(report: &RunReport) -> String {
     });
     let memory = work.peak_memory.map(|peak| format!(", {} of memory", table::bytes(peak)));
     format!(
-        "\n{}\n\n {} rows in {:.1} s ({:.1} rows/s) on {} in {}{}\n",
+        "\n{}\n\n {} rows in {:.1} s ({:.1} rows/s) on {} in {}{}\n{}",
         table::table(&["stage", "busy s", "rows/s alone"], rows.collect(), &[1, 2]),
         table::count(work.rows),
         work.seconds,
@@ -258,5 +273,22 @@ fn speed(report: &RunReport) -> String {
         report.device,
         report.precision,
         memory.unwrap_or_default(),
+        halved(&work.devices),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_was_short_of_memory_is_mentioned() {
+        let at_once = |halved| AtOnce { images: Some(128), tokens: Some(6400), halved };
+        assert_eq!(halved(&[at_once(0)]), "");
+        let said = halved(&[at_once(0), at_once(2)]);
+        assert_eq!(
+            said,
+            " A device was short of memory 2 times: it took 128 images at once in the end\n"
+        );
+    }
 }

@@ -272,7 +272,7 @@ pub enum EmbeddingType {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunSpec {
-    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    /// `auto`, `cpu`, `cuda`, `cuda:N` or `cuda:*` (every GPU).
     pub device: DeviceSpec,
     /// Rows a batch; by default the plan chooses for the device.
     #[serde(skip_serializing_if = "Option::is_none")]

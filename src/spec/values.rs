@@ -112,3 +112,21 @@ impl Serialize for DeviceSpec {
         serializer.collect_str(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read_as_they_are_written() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:7", "cuda:*"] {
+            assert_eq!(
+                text.parse::<DeviceSpec>().map(|device| device.to_string()),
+                Ok(text.into())
+            );
+        }
+        for text in ["gpu", "cuda:", "cuda:-1", "cuda:**", "CUDA"] {
+            assert!(text.parse::<DeviceSpec>().is_err(), "{text}");
+        }
+    }
+}
