@@ -43,7 +43,7 @@
 //! |---|---|---|
 //! | image tower | 12 blocks x 50 tokens x 24 x 768^2, + patches: 8.8 GFLOP | 24 x 257 x 24 x 1024^2, + attention: 162 GFLOP |
 //! | text tower | 12 x 16 x 24 x 512^2: 1.2 GFLOP | 12 x 16 x 24 x 768^2: 2.7 GFLOP |
-//! | to the device | 3 x 224 x 224 pixels as u8: 150,528 bytes, + 8 a token | the same |
+//! | to the device | 3 x 224 x 224 pixels as u8: 150,528 bytes, + 16 a token | the same |
 //! | from the device | 2 x 512 x 4 bytes: 4 kB | 2 x 768 x 4: 6 kB |
 //!
 //! So a device that computes `F` FLOP/s eats at most `F / 10.0e9` rows a second of B/32 and
@@ -53,7 +53,7 @@
 //! second (`make bench` measures it; tests/bench/README.md has 1,300 to 1,400 for photos of web
 //! size on Zen 5), so such a device is fed by `rows/s / P` cores: at half of its peak by about 36
 //! for B/32 and 3 for L/14. With fewer, the cores are the limit and a faster device gains nothing;
-//! on a CPU, where two cores reach 1 TFLOP/s in bf16, it is the towers.
+//! on a CPU it is the towers.
 //!
 //! On CUDA f32 products stay f32: LibTorch's TF32 for matrix products is off by default and
 //! nothing here turns it on.

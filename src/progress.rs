@@ -111,9 +111,11 @@ impl Meter {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner).push(at_once);
     }
 
-    /// What was noted, one a device.
+    /// What was noted, one a device, by name.
     pub fn devices(&self) -> Vec<AtOnce> {
-        self.devices.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut all = self.devices.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.sort_by(|a, b| a.device.cmp(&b.device));
+        all
     }
 
     /// Share of the elapsed time that each stage has worked: the largest is the bottleneck.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! read --RowBatch--> prepare --PreparedBatch--> encode, a thread a device --EncodedBatch--> write
-//!                        `------- slots: where each batch will come out, in order -------->
+//!                        `------ slots: where each batch will come out, in order ------->
 //! ```
 //!
 //! Devices take batches from one queue, each as it is free. With every batch goes the sending end
@@ -11,7 +11,7 @@
 //! only when all its rows came through; a channel that closed early is never a success.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Mutex, PoisonError, TryLockError};
 use std::thread::{Builder, JoinHandle};
@@ -60,16 +60,8 @@ pub struct Stages {
     pub towers: Towers,
     pub sink: Box<dyn Sink>,
     pub output: Output,
-    pub threads: PrepareThreads,
-}
-
-/// The threads of the prepare stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PrepareThreads {
-    pub n: usize,
-    /// Whether they give way to the other threads of the machine: where the model runs on the
-    /// same cores, a preempted thread of its team keeps all the others waiting.
-    pub polite: bool,
+    /// Rayon threads of the prepare stage.
+    pub threads: usize,
 }
 
 /// Runs all stages to the end and returns the manifest of the complete output.
@@ -89,20 +81,25 @@ pub fn run(
     // Those that wait for a device, and two a device: one in flight, one being submitted.
     let (slot_tx, slot_rx) = sync_channel(QUEUE + 2 * n_encoders);
 
+    let abandoned = Arc::new(AtomicBool::new(false));
     let mut handles = Vec::new();
     let shared = || (meter.clone(), stop.clone());
     let (m, s) = shared();
     handles.push(spawn("read", move || read_stage(source, &row_tx, &m, &s))?);
-    let (m, s) = shared();
+    let ((m, s), no_more) = (shared(), abandoned.clone());
     handles.push(spawn("prepare", move || {
-        prepare_stage(&prepare, threads, (&row_rx, &slot_tx, &work_tx), (&m, &s))
+        let wanted = || s.signal().is_none() && !no_more.load(Ordering::Relaxed);
+        prepare_stage(&prepare, threads, (&row_rx, &slot_tx, &work_tx), (&m, &wanted))
     })?);
     let work_rx = Arc::new(Mutex::new(work_rx));
     let mut load_models = load_models.into_iter();
     for _ in 0..n_encoders {
         let ((m, s), work, load_model) = (shared(), work_rx.clone(), load_models.next());
+        let leave = Leave { well: false, abandoned: abandoned.clone() };
         handles.push(spawn("encode", move || {
-            encode_stage((load_model, towers), &Queue(work), (&m, &s))
+            let ended = encode_stage((load_model, towers), &Queue(work), (&m, &s));
+            leave.after(&ended);
+            ended
         })?);
     }
     // The encoders' alone: when they are gone, so is the queue.
@@ -151,8 +148,29 @@ fn join(handles: Vec<Handle>, stop: &Stop) -> Result<(), Error> {
     outcome
 }
 
+/// Tells the stages before when a device leaves in an error or a panic: the others must not go on
+/// for hours before anybody hears of it.
+struct Leave {
+    well: bool,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Leave {
+    fn after(mut self, ended: &Result<(), Error>) {
+        self.well = ended.is_ok();
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if !self.well {
+            self.abandoned.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A prepared batch and where it comes out.
-struct Work {
+struct Task {
     batch: PreparedBatch,
     slot: SyncSender<EncodedBatch>,
 }
@@ -161,17 +179,17 @@ struct Work {
 type Slots = Receiver<Receiver<EncodedBatch>>;
 
 /// The work of all devices.
-struct Queue(Arc<Mutex<Receiver<Work>>>);
+struct Queue(Arc<Mutex<Receiver<Task>>>);
 
 impl Queue {
     /// The next batch, or `None` after the last.
-    fn next(&self) -> Option<Work> {
+    fn next(&self) -> Option<Task> {
         // A thread that panicked while it waited has taken nothing.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
     }
 
     /// The next batch if there is one now.
-    fn next_now(&self) -> Option<Work> {
+    fn next_now(&self) -> Option<Task> {
         let queue = match self.0.try_lock() {
             Ok(queue) => queue,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -202,36 +220,30 @@ fn read_stage(
 
 fn prepare_stage(
     prepare: &Prepare,
-    threads: PrepareThreads,
+    threads: usize,
     (rows, slots, work): (
         &Receiver<RowBatch>,
         &SyncSender<Receiver<EncodedBatch>>,
-        &SyncSender<Work>,
+        &SyncSender<Task>,
     ),
-    (meter, stop): (&Meter, &Stop),
+    (meter, wanted): (&Meter, &dyn Fn() -> bool),
 ) -> Result<(), Error> {
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.n)
+        .num_threads(threads)
         .thread_name(|index| format!("prepare-{index}"))
-        .start_handler(move |_| {
-            if threads.polite {
-                // The calling thread's alone, on Linux. Refused, it is only less polite.
-                let _ = rustix::process::nice(19);
-            }
-        })
         .build()
         .map_err(|error| Error::Thread {
             stage: "prepare",
             source: std::io::Error::other(error),
         })?;
     for batch in rows {
-        if stop.signal().is_some() {
+        if !wanted() {
             break;
         }
         let batch = meter.time(Stage::Prepare, || pool.install(|| prepare.apply(batch)))?;
         // One: a device hands its batch over and goes on.
         let (slot, out) = sync_channel(1);
-        if slots.send(out).is_err() || work.send(Work { batch, slot }).is_err() {
+        if slots.send(out).is_err() || work.send(Task { batch, slot }).is_err() {
             break;
         }
     }
@@ -261,7 +273,7 @@ fn encode_stage(
         if work.is_none() && before.is_none() {
             break;
         }
-        if let Some(Work { batch, slot }) = work {
+        if let Some(Task { batch, slot }) = work {
             let batch = meter.time(Stage::Encode, || submit(model, towers, batch))?;
             in_flight = Some((batch, slot));
         }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
@@ -23,7 +23,7 @@ use clipmill::model::pending::Pending;
 use clipmill::model::{AtOnce, DualEncoder, Towers};
 use clipmill::prepare::{CaptionStep, Prepare};
 use clipmill::progress::{Meter, Progress};
-use clipmill::run::{LoadModel, PrepareThreads, QUEUE, Stages, run};
+use clipmill::run::{LoadModel, QUEUE, Stages, run};
 use clipmill::sink::{ParquetSink, PartOptions};
 use clipmill::source::{InputFile, Part, Source};
 use clipmill::spec::{CaptionSpec, ColumnSpec, EmbeddingType, OnRowError};
@@ -83,6 +83,8 @@ struct FakeDevice {
     given: Arc<AtomicUsize>,
     /// Batches that the source has read.
     read: Arc<AtomicUsize>,
+    /// How long it waits for the next batch to be prepared.
+    patience: Duration,
     /// How long giving it the batch takes, by how many were given to any device before.
     submit_time: fn(usize) -> Duration,
     /// How long after that its results are there, likewise.
@@ -91,14 +93,11 @@ struct FakeDevice {
 
 impl FakeDevice {
     /// Until the next batch is sure to be in the devices' queue: so many are read that those
-    /// which wait to be prepared, or are in a stage's hands, are not all that are left. Gives up
-    /// after a while, as where other devices are stuck.
+    /// which wait to be prepared, or are in a stage's hands, are not all that are left.
     fn wait_for_next(&self, order: usize) {
         let enough = (order + 2 + QUEUE + 2).min(BATCHES);
-        for _ in 0..200 {
-            if self.read.load(Ordering::SeqCst) >= enough {
-                return;
-            }
+        let started = Instant::now();
+        while self.read.load(Ordering::SeqCst) < enough && started.elapsed() < self.patience {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -134,7 +133,7 @@ impl DualEncoder for FakeDevice {
     }
 
     fn at_once(&self) -> AtOnce {
-        AtOnce { images: None, tokens: Some(self.index), halved: 0 }
+        AtOnce { device: format!("fake:{}", self.index), images: None, tokens: None, halved: 0 }
     }
 }
 
@@ -178,7 +177,7 @@ fn stages(dir: &Path, load_models: Vec<LoadModel>, read: &Arc<AtomicUsize>) -> S
             total_parts: 1,
             manifest: Manifest::new(MadeWith::new(), 1),
         },
-        threads: PrepareThreads { n: 1, polite: true },
+        threads: 1,
     }
 }
 
@@ -191,13 +190,14 @@ struct Outcome {
 }
 
 /// Runs on fake devices and makes sure that every row has the embedding of its own caption.
-fn run_on(devices: &[Times], read: &Arc<AtomicUsize>) -> Outcome {
+fn run_on(devices: &[Times], read: &Arc<AtomicUsize>, patience: Duration) -> Outcome {
     let dir = tempfile::tempdir().expect("a scratch folder");
     let (log, given) = (Log::default(), Arc::new(AtomicUsize::new(0)));
     let load = |(index, &(submit_time, work_time)): (usize, &Times)| {
         let (log, given, submitted) = (log.clone(), given.clone(), AtomicUsize::new(0));
         let read = read.clone();
-        let device = FakeDevice { index, log, submitted, given, read, submit_time, work_time };
+        let device =
+            FakeDevice { index, log, submitted, given, read, patience, submit_time, work_time };
         Box::new(move || Ok(Box::new(device) as Box<dyn DualEncoder>)) as LoadModel
     };
     let load_models = devices.iter().enumerate().map(load).collect();
@@ -235,7 +235,7 @@ const NO_TIME: fn(usize) -> Duration = |_| Duration::ZERO;
 
 #[test]
 fn a_device_has_its_next_batch_before_the_last_ones_results_are_read() {
-    let outcome = run_on(&[(NO_TIME, NO_TIME)], &Arc::default());
+    let outcome = run_on(&[(NO_TIME, NO_TIME)], &Arc::default(), Duration::from_secs(20));
     let at = |wanted: Event| {
         let found = outcome.events.iter().position(|event| *event == wanted);
         found.unwrap_or_else(|| unreachable!("{wanted:?} did not happen"))
@@ -253,11 +253,11 @@ fn a_device_has_its_next_batch_before_the_last_ones_results_are_read() {
 #[test]
 fn several_devices_share_one_queue_and_rows_keep_their_order() {
     let uneven: [Times; 3] = [
-        (NO_TIME, |batch| Duration::from_millis((batch * 7 % 5) as u64)),
-        (NO_TIME, |batch| Duration::from_millis((batch * 3 % 4) as u64)),
-        (|_| Duration::from_millis(2), NO_TIME),
+        (|_| Duration::from_millis(3), |order| Duration::from_millis((order * 7 % 5) as u64)),
+        (|_| Duration::from_millis(4), |order| Duration::from_millis((order * 3 % 4) as u64)),
+        (|_| Duration::from_millis(5), NO_TIME),
     ];
-    let outcome = run_on(&uneven, &Arc::default());
+    let outcome = run_on(&uneven, &Arc::default(), Duration::ZERO);
     let submitted = outcome.events.iter().filter_map(|event| match event {
         Event::Submitted { device, .. } => Some(*device),
         Event::Waited { .. } => None,
@@ -265,9 +265,35 @@ fn several_devices_share_one_queue_and_rows_keep_their_order() {
     let devices: BTreeSet<_> = submitted.clone().collect();
     assert_eq!(devices, BTreeSet::from([0, 1, 2]), "every device has work");
     assert_eq!(submitted.count(), BATCHES, "and no batch is given twice");
-    let noted = outcome.meter.devices();
-    let noted: BTreeSet<_> = noted.into_iter().filter_map(|device| device.tokens).collect();
-    assert_eq!(noted, BTreeSet::from([0, 1, 2]), "every device says what it took at once");
+    let noted: Vec<_> = outcome.meter.devices().into_iter().map(|noted| noted.device).collect();
+    assert_eq!(noted, ["fake:0", "fake:1", "fake:2"], "every device says what it took at once");
+}
+
+#[test]
+fn a_device_that_cannot_be_loaded_ends_the_run_though_others_could_go_on() {
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    let (read, log) = (Arc::new(AtomicUsize::new(0)), Log::default());
+    let device = FakeDevice {
+        index: 0,
+        log: log.clone(),
+        submitted: AtomicUsize::new(0),
+        given: Arc::default(),
+        read: read.clone(),
+        patience: Duration::ZERO,
+        submit_time: |_| Duration::from_millis(20),
+        work_time: NO_TIME,
+    };
+    let broken = || Err(Error::Device { device: "fake:1".into(), problem: "is broken".into() });
+    let load_models: Vec<LoadModel> =
+        vec![Box::new(move || Ok(Box::new(device) as Box<dyn DualEncoder>)), Box::new(broken)];
+    let stages = stages(dir.path(), load_models, &read);
+    let mut progress = Progress::new((BATCHES * ROWS) as u64, true);
+    let ended = run(stages, &Arc::new(Meter::start()), &mut progress, &Arc::default());
+    let error = ended.expect_err("a device is broken");
+    assert!(matches!(error, Error::Device { .. }), "{error}");
+    let read = read.load(Ordering::SeqCst);
+    assert!(read < BATCHES / 2, "{read} batches were read all the same");
+    assert!(!dir.path().join("part-00000.parquet").exists(), "nothing incomplete is published");
 }
 
 #[test]
@@ -282,7 +308,7 @@ fn a_stuck_device_does_not_let_the_others_run_ahead_for_ever() {
         }
     });
     let stuck: Times = (|order| Duration::from_millis(if order == 0 { 1200 } else { 0 }), NO_TIME);
-    run_on(&[stuck, stuck], &read);
+    run_on(&[stuck, stuck], &read, Duration::ZERO);
     watch.join().expect("no panic");
     // Rows that wait to be prepared, one being prepared, and the slots of two devices; one more
     // batch is in the reader's hand and one in the writer's.

@@ -28,11 +28,12 @@ const DAMAGE: [&str; 4] = [
 ];
 
 /// Kinds that must be among what is compared.
-const KINDS: [&str; 32] = [
+const KINDS: [&str; 33] = [
     "jpeg-420",
     "jpeg-422",
     "jpeg-444",
     "jpeg-cmyk",
+    "jpeg-first-scan",
     "jpeg-gray",
     "jpeg-progressive",
     "jpeg-restart",

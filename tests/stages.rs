@@ -18,7 +18,7 @@ use clipmill::model::pending::Pending;
 use clipmill::model::{AtOnce, DualEncoder, Towers};
 use clipmill::prepare::Prepare;
 use clipmill::progress::{Meter, Progress};
-use clipmill::run::{LoadModel, PrepareThreads, Stages, Stop, run};
+use clipmill::run::{LoadModel, Stages, Stop, run};
 use clipmill::sink::{ParquetSink, PartOptions, Published, Sink};
 use clipmill::source::{InputFile, Part, Source};
 use clipmill::spec::OnRowError;
@@ -93,7 +93,7 @@ impl DualEncoder for FakeModel {
     }
 
     fn at_once(&self) -> AtOnce {
-        AtOnce { images: None, tokens: None, halved: 0 }
+        AtOnce { device: "fake".into(), images: None, tokens: None, halved: 0 }
     }
 
     fn logit_scale(&self) -> f32 {
@@ -170,7 +170,7 @@ fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages {
             total_parts: PARTS,
             manifest: Manifest::new(MadeWith::new(), PARTS),
         },
-        threads: PrepareThreads { n: 1, polite: true },
+        threads: 1,
     }
 }
 

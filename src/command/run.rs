@@ -25,8 +25,12 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     let max_failed = args
         .max_failed
         .map(|most| Override::flag("--max-failed", "run.max_failed", most.to_string()));
-    let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, max_failed)?)?;
+    let mut plan = Plan::resolve(pipeline::read_layered(&args.pipeline, max_failed)?)?;
     let (dir, max_failed) = (plan.output().to_owned(), plan.spec.run.max_failed);
+    if Manifest::read(&dir)?.is_none() {
+        // Nothing is done yet, so there is work for the model, and digesting it takes a while.
+        plan.start_loading()?;
+    }
     let made_with = plan.made_with()?;
     // Before the lock: a folder that is somebody else's is refused without a trace in it.
     plan.manifest(&made_with)?;
@@ -246,7 +250,8 @@ fn halved(devices: &[AtOnce]) -> String {
     let lines = halved.map(|device| {
         let images = device.images.map(|n| table::counted(n as u64, "image"));
         format!(
-            " A device was short of memory {}: it took {} at once in the end\n",
+            " {} was short of memory {}: it took {} at once in the end\n",
+            device.device,
             table::counted(device.halved.into(), "time"),
             images.unwrap_or_else(|| "fewer captions".to_owned())
         )
@@ -283,12 +288,16 @@ mod tests {
 
     #[test]
     fn a_device_that_was_short_of_memory_is_mentioned() {
-        let at_once = |halved| AtOnce { images: Some(128), tokens: Some(6400), halved };
+        let device = "cuda:1".to_owned();
+        let at_once = |halved| {
+            let device = device.clone();
+            AtOnce { device, images: Some(128), tokens: Some(6400), halved }
+        };
         assert_eq!(halved(&[at_once(0)]), "");
         let said = halved(&[at_once(0), at_once(2)]);
         assert_eq!(
             said,
-            " A device was short of memory 2 times: it took 128 images at once in the end\n"
+            " cuda:1 was short of memory 2 times: it took 128 images at once in the end\n"
         );
     }
 }

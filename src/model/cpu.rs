@@ -3,8 +3,8 @@
 //! LibTorch divides its operations among OpenMP threads that wait, spinning, for the next one.
 //! Threads of another pool would fight them for the cores, so what is computed here between two
 //! operations is given to the same team, through the entry point that compilers call for
-//! `#pragma omp parallel`. Where a LibTorch was built with another runtime, and on CPUs without
-//! AVX2, `Cpu::get` is `None` and LibTorch's operations are used. No formula is here.
+//! `#pragma omp parallel`. Where LibTorch's runtime lacks it, and on CPUs without AVX2, `Cpu::get`
+//! is `None` and LibTorch's operations are used. No formula is here.
 
 use std::ffi::{c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -173,6 +173,9 @@ pub(super) fn elements<T: Element>(tensor: &Tensor) -> Result<(&[T], usize), Tch
     let (rows, columns) = tensor.size2()?;
     assert_eq!(tensor.f_kind()?, T::KIND, "the type that the kernel was called for");
     assert!(tensor.is_contiguous() && tensor.device() == Device::Cpu);
+    if rows * columns == 0 {
+        return Ok((&[], columns as usize));
+    }
     let pointer = tensor.data_ptr().cast::<T>();
     // SAFETY: a contiguous CPU tensor of that type and shape, borrowed as long as the slice.
     let data = unsafe { std::slice::from_raw_parts(pointer, (rows * columns) as usize) };

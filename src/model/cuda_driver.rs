@@ -40,8 +40,9 @@ impl Event {
     pub fn record(device: usize) -> Option<Self> {
         let driver = DRIVER.as_ref()?;
         let recorded = driver.with_context(device, || {
-            // No timing, which costs: CU_EVENT_DISABLE_TIMING.
-            const FLAGS: c_uint = 2;
+            // CU_EVENT_DISABLE_TIMING, which costs, and CU_EVENT_BLOCKING_SYNC: the core that
+            // waits is wanted for decoding.
+            const FLAGS: c_uint = 2 | 1;
             let mut handle = ptr::null_mut();
             // SAFETY: the types are cuda.h's, the pointer lives through the call, and a null
             // stream is the default one.

@@ -3,7 +3,9 @@
 //! Tables with several captions an image, and crawls with the same picture under many addresses,
 //! are full of them. Captions are told apart by the family's own packing.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crate::batch::Pixels;
 
@@ -39,12 +41,12 @@ impl<'a> Distinct<'a> {
 
     /// The pixels of a run of distinct images, one after the other: where they lie, if they lie
     /// together.
-    pub fn run(&self, run: std::ops::Range<usize>) -> std::borrow::Cow<'a, [u8]> {
+    pub fn run(&self, run: Range<usize>) -> Cow<'a, [u8]> {
         let slots = &self.slots[run];
         let bytes = n_bytes(self.pixels);
         match slots {
-            [first, .., last] if last - first + 1 == slots.len() => {
-                self.pixels.data[first * bytes..(last + 1) * bytes].into()
+            [first, ..] if slots.iter().enumerate().all(|(at, slot)| first + at == *slot) => {
+                self.pixels.data[first * bytes..(first + slots.len()) * bytes].into()
             }
             _ => {
                 let images = slots.iter().map(|&slot| image(self.pixels, slot));
@@ -87,7 +89,7 @@ mod tests {
         let together = [[7; 12], [9; 12]].concat();
         assert_eq!(*distinct.run(0..2), together);
         assert_eq!(*distinct.run(1..3), [[9; 12], [8; 12]].concat());
-        assert!(matches!(distinct.run(0..2), std::borrow::Cow::Borrowed(_)));
+        assert!(matches!(distinct.run(0..2), Cow::Borrowed(_)));
     }
 
     #[test]

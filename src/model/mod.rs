@@ -12,6 +12,7 @@ mod cuda_driver;
 pub mod device;
 mod distinct;
 pub mod doctor;
+mod lanes;
 mod norm;
 mod onednn;
 pub mod pending;
@@ -36,10 +37,10 @@ impl Towers {
     pub const BOTH: Self = Self { image: true, text: true };
 }
 
-/// A model that embeds images and captions in one space. One thread owns it.
+/// A model that embeds images and captions in one space. One thread owns it at a time.
 ///
 /// The `submit` methods give the device its work and return; on a CPU the work is then done.
-pub trait DualEncoder {
+pub trait DualEncoder: Send {
     /// Embeds packed u8 pixels; the embeddings keep the pixels' slots and have unit length.
     ///
     /// A row that comes out with a NaN or an infinity is returned as it is: the caller gives
@@ -70,8 +71,10 @@ pub trait DualEncoder {
 }
 
 /// How much a device takes in one pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AtOnce {
+    /// As a pipeline file writes it.
+    pub device: String,
     /// Where the image tower runs.
     pub images: Option<usize>,
     /// Tokens of captions, where the text tower runs.

@@ -8,9 +8,7 @@ use half::bf16;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::cpu::{Cpu, Element, Shares, Vector, elements};
-
-/// Width of the vectors that the compiler is given to fill: one of AVX-512, two of AVX2.
-const LANES: usize = 16;
+use super::lanes::LANES;
 
 /// Rows that a thread takes at once.
 const ROWS: usize = 16;

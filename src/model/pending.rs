@@ -101,9 +101,11 @@ impl PassSize {
     }
 }
 
-/// LibTorch's allocator says so in words alone: "CUDA out of memory. Tried to allocate ...".
+/// It is said in words alone: "CUDA out of memory. Tried to allocate ..." by LibTorch's allocator,
+/// the other by cuBLAS, whose workspace is its own.
 fn is_out_of_memory(error: &TchError) -> bool {
-    error.to_string().contains("out of memory")
+    let said = error.to_string();
+    ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED"].iter().any(|words| said.contains(words))
 }
 
 #[cfg(test)]
@@ -112,9 +114,15 @@ mod tests {
 
     /// A device that takes at most so many sequences at once.
     fn device(most: usize) -> impl FnMut(Range<usize>) -> Result<Range<usize>, TchError> {
+        let mut said = [
+            "CUDA out of memory. Tried to allocate 2 GiB",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        ]
+        .into_iter()
+        .cycle();
         move |run| match run.len() <= most {
             true => Ok(run),
-            false => Err(TchError::Torch("CUDA out of memory. Tried to allocate 2 GiB".into())),
+            false => Err(TchError::Torch(said.next().unwrap_or_default().into())),
         }
     }
 
@@ -140,6 +148,7 @@ mod tests {
     #[test]
     fn one_sequence_that_does_not_fit_is_an_error_and_so_is_anything_else() {
         PassSize::new(100).run(&[50; 4], device(0)).expect_err("nothing fits");
+        assert_eq!(PassSize::new(0).run(&[50; 3], device(1)).expect("one by one").len(), 3);
         let broken = |_| -> Result<(), _> { Err(TchError::Torch("device-side assert".into())) };
         let size = PassSize::new(100);
         size.run(&[50; 4], broken).expect_err("it is broken");

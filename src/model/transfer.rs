@@ -13,7 +13,8 @@ pub(super) fn upload(tensor: &Tensor, device: Device) -> Result<Tensor, TchError
     match device {
         // LibTorch keeps the pinned copy until the device has read it.
         Device::Cuda(_) => {
-            let pinned = tensor.f_pin_memory(device)?;
+            // Not `pin_memory`, which warns of its device argument that `tch` always gives.
+            let pinned = tensor.f_internal_pin_memory(device)?;
             let kind = pinned.f_kind()?;
             pinned.f_to_device_(device, kind, true, false)
         }

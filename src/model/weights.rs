@@ -148,7 +148,7 @@ impl Weights {
     ///
     /// # Errors
     /// `Tensor` when it is missing or holds a NaN or an infinity.
-    pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+    pub(super) fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let (file, info) = self.find(name)?;
         let kind = file.kind(name, info)?;
         let (from, to) = info.data_offsets;

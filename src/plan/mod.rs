@@ -4,6 +4,7 @@
 //! the weights are read. A plan is made once and then only read; `stages` turns it into a run.
 
 mod input;
+mod loading;
 mod memory;
 mod provenance;
 
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 pub use memory::Memory;
+
+use loading::Loading;
 
 use crate::batch::PixelScale;
 use crate::columns::{Column, Needs};
@@ -24,7 +27,7 @@ use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
 use crate::model::{DualEncoder, Towers};
 use crate::prepare::{CaptionStep, ImageStep, Prepare};
-use crate::run::{LoadModel, PrepareThreads, Stages};
+use crate::run::{LoadModel, Stages};
 use crate::sink::{ParquetSink, PartOptions};
 use crate::source::{InputFile, ParquetSource, Part};
 use crate::spec::layers::{Layered, Setting};
@@ -59,10 +62,12 @@ pub struct Plan {
     /// CPU threads of the prepare stage, and of the model on a CPU.
     pub threads: usize,
     pub memory: Memory,
-    pub model: ClipFiles,
+    pub model: Arc<ClipFiles>,
     preprocess: Option<Preprocess>,
     tokenizer: Option<Tokenizer>,
     loader: Option<PathLoader>,
+    /// One a device, once it has begun.
+    loading: Vec<Loading>,
     /// The input columns that are used.
     image_column: Option<String>,
     caption_column: Option<String>,
@@ -81,7 +86,7 @@ impl Plan {
 
         let loader = needs.images.then(|| loader(&spec)).transpose()?;
         let ModelSpec::Clip(clip) = &spec.model;
-        let model = ClipFiles::open(&clip.dir)?;
+        let model = Arc::new(ClipFiles::open(&clip.dir)?);
         let preprocess = needs.images.then(|| preprocess(&spec, &model)).transpose()?;
         let tokenizer = needs.captions.then(|| tokenizer(&spec, &model)).transpose()?;
         let placements = device::resolve(spec.run.device, clip.precision)?.placements();
@@ -109,6 +114,7 @@ impl Plan {
             preprocess,
             tokenizer,
             loader,
+            loading: Vec::new(),
             image_column,
             caption_column,
             spec,
@@ -174,8 +180,51 @@ impl Plan {
         self.parts.iter().filter(missing).copied().collect()
     }
 
+    /// Begins to load the model onto every device, for a run that is sure to need it.
+    pub fn start_loading(&mut self) -> Result<(), Error> {
+        let (towers, threads) = (self.towers(), self.model_threads());
+        let scale = self.preprocess.as_ref().map_or(PixelScale::NONE, Preprocess::scale);
+        let placements = if self.needs_model() { self.placements.clone() } else { Vec::new() };
+        for placement in placements {
+            let model = self.model.clone();
+            let load = move || -> Result<Box<dyn DualEncoder>, Error> {
+                device::set_threads(threads);
+                Ok(Box::new(model.load(towers, scale, placement)?))
+            };
+            self.loading.push(Loading::start(Box::new(load))?);
+        }
+        Ok(())
+    }
+
+    fn towers(&self) -> Towers {
+        Towers { image: self.needs.image_tower, text: self.needs.text_tower }
+    }
+
+    fn needs_model(&self) -> bool {
+        self.needs.image_tower || self.needs.text_tower
+    }
+
+    /// CPU threads of the model. More than there are cores only wait for one another.
+    fn model_threads(&self) -> usize {
+        self.threads.min(available_threads())
+    }
+
     /// Makes the stages that do `parts`. Creates the output folder with its manifest.
-    pub fn stages(self, parts: Vec<Part>, mut manifest: Manifest) -> Result<Stages, Error> {
+    pub fn stages(mut self, parts: Vec<Part>, mut manifest: Manifest) -> Result<Stages, Error> {
+        if self.loading.is_empty() {
+            self.start_loading()?;
+        }
+        let threads = self.model_threads();
+        let load_models = std::mem::take(&mut self.loading).into_iter().map(|loading| {
+            let load = move || {
+                // This thread's, which will run the model.
+                device::set_threads(threads);
+                loading.wait()
+            };
+            Box::new(load) as LoadModel
+        });
+        let load_models = load_models.collect();
+        let towers = self.towers();
         // A part that is done again is not done until then.
         parts.iter().for_each(|part| drop(manifest.parts.remove(&part.file_name())));
         let metadata = provenance::metadata(&self, &manifest);
@@ -204,29 +253,14 @@ impl Plan {
             }),
             caption: caption.map(|(column, tokenizer)| CaptionStep { column, tokenizer }),
         };
-        let towers = Towers { image: self.needs.image_tower, text: self.needs.text_tower };
-        let (model, threads) = (Arc::new(self.model), self.threads);
-        let scale = self.preprocess.map_or(PixelScale::NONE, |preprocess| preprocess.scale());
-        let load_model = |placement| {
-            let model = model.clone();
-            let load = move || -> Result<Box<dyn DualEncoder>, Error> {
-                // More threads than cores only wait for one another.
-                device::set_threads(threads.min(available_threads()));
-                Ok(Box::new(model.load(towers, scale, placement)?))
-            };
-            Box::new(load) as LoadModel
-        };
-        let needed = towers.image || towers.text;
-        let polite = needed && !self.placements[0].device.is_cuda();
-        let load_models = self.placements.into_iter().filter(|_| needed).map(load_model);
         Ok(Stages {
             source: Box::new(ParquetSource::new(self.inputs, parts, self.batch_size)),
             prepare,
-            load_models: load_models.collect(),
+            load_models,
             towers,
             sink: Box::new(sink),
             output,
-            threads: PrepareThreads { n: self.threads, polite },
+            threads: self.threads,
         })
     }
 }

@@ -59,6 +59,27 @@ def jpegs():
     icc = b"\xff\xe2" + struct.pack(">H", len(piece) + 2) + piece
     yield "jpeg-icc-in-pieces", whole[:quantisation] + icc + whole[quantisation:]
     yield "jpeg-icc", save(image((40, 30)), "JPEG", icc_profile=b"no profile at all" * 9)
+    yield "cut-jpeg-tables", whole[:2] + whole[quantisation : whole.index(b"\xff\xc0")] + b"\xff\xd9"
+    yield from jpegs_of_which_a_crop_leaves_out_parts()
+
+
+def jpegs_of_which_a_crop_leaves_out_parts():
+    """What is cut off or missing lies outside of what a centre crop keeps."""
+    for size in ((300, 500), (500, 300)):
+        for options in ({"subsampling": 2}, {"subsampling": 0}, {"restart_marker_blocks": 8}):
+            whole = save(image(size), "JPEG", quality=80, **options)
+            yield "jpeg-420" if options.get("subsampling") else "jpeg-large", whole
+            yield "cut-jpeg-no-end", whole[:-2]
+            yield "cut-jpeg-late", whole[: int(len(whole) * 0.97)]
+            yield "cut-jpeg-late", whole[: int(len(whole) * 0.97)] + b"\xff\xd9"
+        gray = save(image(size, "L"), "JPEG")
+        yield "cut-jpeg-no-end", gray[:-2]
+        # Of the scans only the first, which has no more than each block's mean.
+        for subsampling in (0, 2):
+            whole = save(image(size), "JPEG", progressive=True, subsampling=subsampling)
+            first = whole.index(b"\xff\xda")
+            second = min(at for at in (whole.find(b"\xff\xc4", first), whole.find(b"\xff\xda", first + 2)) if at > 0)
+            yield "jpeg-first-scan", whole[:second] + b"\xff\xd9"
 
 
 def chunk(name, data):

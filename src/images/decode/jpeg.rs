@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use super::turbo::{Colorspace, Decompressor, Header, PixelFormat};
+use super::turbo::{Colorspace, Decompressor, Jpeg, PixelFormat};
 use super::{Gate, convert, exif, truncated, undecodable};
 use crate::batch::ImageFormat;
 use crate::error::RowError;
@@ -70,28 +70,32 @@ fn pixels(
         Some(kept) => kept,
         None => Decompressor::new(MAX_SCANS).map_err(damaged)?,
     };
-    let header = decompressor.header(bytes).map_err(damaged)?;
-    let admitted = admit(header.width, header.height)?;
-    let rgb = decompress(&mut decompressor, (bytes, &header), markers, admitted)?;
+    let jpeg = decompressor.header(bytes).map_err(damaged)?;
+    if markers.components == 0 {
+        // Tables alone, of which the library says what it knew of the last image.
+        return Err(undecodable("a JPEG without an image"));
+    }
+    let admitted = admit(jpeg.width, jpeg.height)?;
+    let rgb = decompress(&mut decompressor, &jpeg, markers, admitted)?;
     DECOMPRESSOR.set(Some(decompressor));
-    Ok((rgb, header.colorspace))
+    Ok((rgb, jpeg.colorspace))
 }
 
 fn decompress(
     decompressor: &mut Decompressor,
-    (bytes, header): (&[u8], &Header),
+    jpeg: &Jpeg<'_>,
     markers: &Markers<'_>,
     (region, mut data): (Region, Vec<u8>),
 ) -> Result<Rgb, RowError> {
-    let format = match (markers.components, header.colorspace) {
+    let format = match (markers.components, jpeg.colorspace) {
         (1 | 3, _) => PixelFormat::Rgb,
         (4, Colorspace::Cmyk | Colorspace::Ycck) => PixelFormat::Cmyk,
         (components, _) => return Err(undecodable(format!("a JPEG of {components} components"))),
     };
-    let (width, height) = (header.width, header.height);
+    let (width, height) = (jpeg.width, jpeg.height);
     // Whatever an earlier image left outside of the region is never read.
     data.resize(width * format.size() * height, 0);
-    if let Err(message) = decompressor.decode((bytes, header), &region, format, &mut data)
+    if let Err(message) = decompressor.decode(jpeg, &region, format, &mut data)
         && !markers.lost_nothing(&message)
     {
         return Err(damaged(message));

@@ -37,9 +37,10 @@ impl PixelFormat {
     }
 }
 
-/// What a file says before its first scan.
+/// A file, and what it says before its first scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub struct Jpeg<'a> {
+    bytes: &'a [u8],
     pub width: usize,
     pub height: usize,
     pub colorspace: Colorspace,
@@ -47,8 +48,8 @@ pub struct Header {
     block_width: Option<usize>,
 }
 
-/// An instance of the library. After an error it keeps the marker it stopped at, and fails on
-/// the next file: drop it then.
+/// An instance of the library. After an error in a header it keeps the marker it stopped at, and
+/// fails on the next file: drop it then.
 pub struct Decompressor(raw::tjhandle);
 
 /// Pixels within this many of a region's edge depend on chroma outside of it, which smooth
@@ -78,7 +79,7 @@ impl Decompressor {
     ///
     /// # Errors
     /// The library's message, warnings included.
-    pub fn header(&mut self, bytes: &[u8]) -> Result<Header, String> {
+    pub fn header<'a>(&mut self, bytes: &'a [u8]) -> Result<Jpeg<'a>, String> {
         // SAFETY: the instance is live, and the bytes are only read during the call.
         let status = unsafe { raw::tj3DecompressHeader(self.0, bytes.as_ptr(), size(bytes)) };
         self.check(status)?;
@@ -91,36 +92,40 @@ impl Decompressor {
             other => return Err(format!("an unknown colour space ({other})")),
         };
         let subsampling = usize::try_from(self.get(raw::TJPARAM_TJPARAM_SUBSAMP)).ok();
-        let lossless = self.get(raw::TJPARAM_TJPARAM_LOSSLESS) != 0;
+        // Of a progressive file whose last scans are missing the library smooths the blocks, each
+        // by those around it, and begins anew at a region's edge.
+        let whole_only = [raw::TJPARAM_TJPARAM_LOSSLESS, raw::TJPARAM_TJPARAM_PROGRESSIVE];
+        let whole_only = whole_only.into_iter().any(|what| self.get(what) != 0);
         // Block widths by TJSAMP: 4:4:4, 4:2:2, 4:2:0, gray, 4:4:0, 4:1:1, 4:4:1.
         let width = subsampling.and_then(|index| [8, 16, 16, 8, 8, 32, 8].get(index).copied());
         let side = |what| usize::try_from(self.get(what)).unwrap_or(0);
-        Ok(Header {
+        Ok(Jpeg {
+            bytes,
             width: side(raw::TJPARAM_TJPARAM_JPEGWIDTH),
             height: side(raw::TJPARAM_TJPARAM_JPEGHEIGHT),
             colorspace,
-            block_width: width.filter(|_| !lossless),
+            block_width: width.filter(|_| !whole_only),
         })
     }
 
-    /// Decodes a file into rows of `header.width` pixels. At least the pixels of `wanted` are
+    /// Decodes a file into rows of `jpeg.width` pixels. At least the pixels of `wanted` are
     /// written; the rest of `out` is left as it is.
     ///
     /// # Errors
     /// The library's message, warnings included: the pixels may be there all the same.
     pub fn decode(
         &mut self,
-        (bytes, header): (&[u8], &Header),
+        jpeg: &Jpeg<'_>,
         wanted: &Region,
         format: PixelFormat,
         out: &mut [u8],
     ) -> Result<(), String> {
-        let whole = Region::whole(header.width, header.height);
-        let region = header.region(wanted);
-        match self.decode_region((bytes, header), &region, format, out) {
+        let whole = Region::whole(jpeg.width, jpeg.height);
+        let region = jpeg.region(wanted);
+        match self.decode_region(jpeg, &region, format, out) {
             // Sampling factors that the library takes for other ones move its blocks' edges.
             Err(message) if region != whole && message.contains("cropping region") => {
-                self.decode_region((bytes, header), &whole, format, out)
+                self.decode_region(jpeg, &whole, format, out)
             }
             done => done,
         }
@@ -128,15 +133,15 @@ impl Decompressor {
 
     fn decode_region(
         &mut self,
-        (bytes, header): (&[u8], &Header),
+        jpeg: &Jpeg<'_>,
         region: &Region,
         format: PixelFormat,
         out: &mut [u8],
     ) -> Result<(), String> {
-        let pitch = header.width * format.size();
-        assert!(out.len() >= pitch * header.height, "`out` holds the whole image");
+        let pitch = jpeg.width * format.size();
+        assert!(out.len() >= pitch * jpeg.height, "`out` holds the whole image");
         let side = |n: usize| c_int::try_from(n).expect("a JPEG's sides have 16 bits");
-        let cropped = match *region == Region::whole(header.width, header.height) {
+        let cropped = match *region == Region::whole(jpeg.width, jpeg.height) {
             true => raw::tjregion { x: 0, y: 0, w: 0, h: 0 },
             false => raw::tjregion {
                 x: side(region.columns.start),
@@ -153,12 +158,12 @@ impl Decompressor {
             PixelFormat::Rgb => raw::TJPF_TJPF_RGB,
             PixelFormat::Cmyk => raw::TJPF_TJPF_CMYK,
         };
-        // SAFETY: the region lies within the image that the header describes, and `out` holds
-        // that image's rows from the region's first pixel on. The library reads the same header
-        // again and refuses a region that does not fit it.
+        // SAFETY: the region lies within the image that the file's header describes, and `out`
+        // holds that image's rows from the region's first pixel on. The library reads the same
+        // header again and refuses a region that does not fit it.
         let status = unsafe {
-            let (from, to) = (bytes.as_ptr(), out.as_mut_ptr());
-            raw::tj3Decompress8(self.0, from, size(bytes), to, side(pitch), format as c_int)
+            let (from, to) = (jpeg.bytes.as_ptr(), out.as_mut_ptr());
+            raw::tj3Decompress8(self.0, from, size(jpeg.bytes), to, side(pitch), format as c_int)
         };
         self.check(status)
     }
@@ -185,15 +190,17 @@ impl Drop for Decompressor {
     }
 }
 
-impl Header {
-    /// What is decoded so that the pixels of `wanted` are those of the whole image.
+impl Jpeg<'_> {
+    /// What is decoded so that the pixels of `wanted` are those of the whole image. Always down
+    /// to the last row: the library does not look at what follows a region, and a file that is
+    /// cut off or damaged there is damaged.
     fn region(&self, wanted: &Region) -> Region {
         let Some(block) = self.block_width else { return Region::whole(self.width, self.height) };
         let left = wanted.columns.start.saturating_sub(MARGIN) / block * block;
         let top = wanted.rows.start.saturating_sub(MARGIN);
         Region {
             columns: left..(wanted.columns.end + MARGIN).min(self.width),
-            rows: top..(wanted.rows.end + MARGIN).min(self.height),
+            rows: top..self.height,
         }
     }
 }
@@ -218,15 +225,14 @@ mod tests {
         for path in paths.filter(|path| path.extension().is_some_and(|kind| kind == "jpg")) {
             let bytes = std::fs::read(&path).expect("the image is there");
             let mut decompressor = Decompressor::new(500).expect("memory");
-            let Ok(header) = decompressor.header(&bytes) else { continue };
+            let Ok(jpeg) = decompressor.header(&bytes) else { continue };
             let mut decode = |wanted: &Region| {
-                let mut out = vec![0; header.width * header.height * 3];
-                let done =
-                    decompressor.decode((&bytes, &header), wanted, PixelFormat::Rgb, &mut out);
+                let mut out = vec![0; jpeg.width * jpeg.height * 3];
+                let done = decompressor.decode(&jpeg, wanted, PixelFormat::Rgb, &mut out);
                 done.map(|()| out)
             };
-            let Ok(whole) = decode(&Region::whole(header.width, header.height)) else { continue };
-            let (w, h) = (header.width, header.height);
+            let Ok(whole) = decode(&Region::whole(jpeg.width, jpeg.height)) else { continue };
+            let (w, h) = (jpeg.width, jpeg.height);
             for (columns, rows) in [
                 (w / 4..w * 3 / 4, 0..h),
                 (0..w, h / 3..h * 2 / 3),

@@ -116,6 +116,7 @@ fn horizontal_vnni(source: &[u8], stride: usize, taps: &Taps, out: &mut [u8]) ->
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn vertical_vnni(rows: &Rows<'_>, limbs: &[Limbs], out: &mut [u8]) {
     let last = rows.offsets.len() - 1;
+    assert!(rows.row_bytes >= out.len(), "the rows are as long as the output");
     for (block, out) in out.chunks_mut(64).enumerate() {
         let mask = u64::MAX >> (64 - out.len());
         let mut sums = [Sums::zero(); 4];
@@ -124,8 +125,7 @@ fn vertical_vnni(rows: &Rows<'_>, limbs: &[Limbs], out: &mut [u8]) {
             // Rows past the last have weights of zero.
             let [a, b, c, d] = std::array::from_fn(|index| {
                 let row = &rows.at((four * 4 + index).min(last))[block * 64..];
-                debug_assert!(row.len() >= out.len());
-                // SAFETY: the mask leaves out what is past the row's end.
+                // SAFETY: the mask leaves out what is past the row's end (asserted above).
                 unsafe { _mm512_maskz_loadu_epi8(mask, row.as_ptr().cast()) }
             });
             let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));

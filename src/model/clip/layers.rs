@@ -2,7 +2,7 @@
 //!
 //! Tokens are rows: `[tokens, width]`, whatever sequence they belong to. Formulas:
 //! `CLIPMLP` and `CLIPEncoderLayer` of transformers' modeling_clip.py. Attention, the only
-//! thing that looks at sequences, is in `block`.
+//! thing that looks at sequences, is in `attend`.
 
 use tch::{Kind, TchError, Tensor};
 

@@ -1,8 +1,8 @@
 //! CLIP as transformers' `CLIPModel`: any width, depth and patch size that its config.json says.
 //!
 //! `ClipFiles` is a model folder opened and checked; `Clip` is the model on its device. A batch
-//! of any size is encoded in passes that fit the processor's caches, so batch size is the
-//! plan's affair and does not change what comes out beyond float noise.
+//! of any size is encoded in passes that fit the CPU's caches or the GPU's memory, so batch size
+//! is the plan's affair and does not change what comes out beyond float noise.
 
 mod attend;
 mod block;
@@ -217,6 +217,7 @@ impl DualEncoder for Clip {
             |size: &PassSize| (size.tokens() / self.config.vision.tokens() as usize).max(1);
         let halved = |size: &PassSize| size.halved();
         AtOnce {
+            device: self.placement.device_name(),
             images: image.map(|(_, size)| images(size)),
             tokens: text.map(|(_, size)| size.tokens()),
             halved: image.map_or(0, |(_, size)| halved(size))
