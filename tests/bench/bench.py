@@ -37,7 +37,7 @@ class Worker:
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints,
             text=True, cwd=ROOT, preexec_fn=pin)
-        self.wait_for(lambda line: line == "ready")
+        self.ready = False
 
     def wait_for(self, wanted):
         """The next line that is the worker's own: libraries print what they like."""
@@ -48,7 +48,11 @@ class Worker:
         sys.exit(f"{self.command} ended: {self.complaints.read()[-2000:]}")
 
     def job(self, name, rows, warm=True):
-        """Does the job when it is called and gives the rows a second."""
+        """Does the job when it is called and gives the rows a second. Comes back once the worker
+        has loaded and is warm; others may load meanwhile."""
+        if not self.ready:
+            self.wait_for(lambda line: line == "ready")
+            self.ready = True
 
         def work():
             self.process.stdin.write(f"{name} {rows}\n")
@@ -164,10 +168,10 @@ class Bench:
             worker.close()
 
     def bf16(self):
-        self.model("bf16", images=128, captions=512, run=512)
+        self.model("bf16", images=128, captions=512, run=384)
 
     def f32(self):
-        self.model("f32", images=64, captions=256, run=256)
+        self.model("f32", images=64, captions=256, run=192)
 
     def model(self, precision, images, captions, run):
         """The towers alone, and whole runs."""
@@ -228,7 +232,7 @@ class Bench:
     def memory(self):
         """Peak memory of many rows against that of few, with the sample's model and images."""
         peaks = []
-        for rows in [50_000, 1_000_000] if self.full else [5_000, 20_000]:
+        for rows in [50_000, 1_000_000]:
             run = Run(sample_rows(rows), SCORED | FEED, model=SAMPLE, root=ROOT / "sample_data")
             seconds = run.seconds()
             peaks.append(run.report()["this_run"]["peak_memory"])
@@ -289,13 +293,14 @@ def machine():
     return f"{cores} cores of {name} ({', '.join(vector)}), commit {commit}"
 
 
-SECTIONS = ["preprocess", "bf16", "f32", "feed", "start", "overhead", "memory"]
+TABLE = ["preprocess", "bf16", "f32"]
+QUICK = [*TABLE, "feed", "start", "overhead"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--only", default=",".join(SECTIONS))
+    parser.add_argument("--only", help=f"some of {', '.join(QUICK)}, memory")
     args = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     make_model()
@@ -303,8 +308,8 @@ def main():
     about = json.loads((bench.data / "about.json").read_text())
     bench.say(f"{machine()}; {bench.rounds} rounds; photos of {about['megapixels']:.3f} "
               f"megapixels and {about['kilobytes']:.0f} kB on average, ViT-B/32")
-    sections = args.only.split(",")
-    tabular = [section for section in sections if section in SECTIONS[:3]]
+    sections = args.only.split(",") if args.only else QUICK + ["memory"] * args.full
+    tabular = [section for section in sections if section in TABLE]
     if tabular:
         bench.header()
     for section in tabular:

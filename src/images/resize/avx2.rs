@@ -6,7 +6,6 @@
 
 use std::arch::x86_64::*;
 
-use super::horizontal::BLOCK;
 use super::taps::{PRECISION_BITS, ROUND, SPLIT, Taps};
 use super::vertical::Rows;
 
@@ -20,13 +19,21 @@ pub fn available() -> bool {
 /// Returns how many columns of the rows are done; the caller does the rest. Needs `available()`
 /// and split taps.
 pub fn horizontal(source: &[u8], stride: usize, taps: &Taps, out: &mut [u8]) -> usize {
+    let row_bytes = taps.len() * 3;
+    // More sums than four rows have do not fit the registers.
+    if let Some((first, rest)) = out.split_at_mut_checked(4 * row_bytes)
+        && !rest.is_empty()
+    {
+        let done = horizontal(source, stride, taps, first);
+        return done.min(horizontal(&source[4 * stride..], stride, taps, rest));
+    }
     // SAFETY: `Vector::Avx2` is chosen only where `available()`.
     unsafe {
-        match out.len() / (taps.len() * 3) {
+        match out.len() / row_bytes {
             1 => horizontal_avx2::<1>(source, stride, taps, out),
             2 => horizontal_avx2::<2>(source, stride, taps, out),
             3 => horizontal_avx2::<3>(source, stride, taps, out),
-            _ => horizontal_avx2::<BLOCK>(source, stride, taps, out),
+            _ => horizontal_avx2::<4>(source, stride, taps, out),
         }
     }
 }

@@ -22,7 +22,12 @@ pub fn available() -> bool {
 /// and taps with limbs.
 pub fn horizontal(source: &[u8], stride: usize, taps: &Taps, out: &mut [u8]) -> usize {
     // SAFETY: `Vector::Avx512` is chosen only where `available()`.
-    unsafe { horizontal_vnni(source, stride, taps, out) }
+    unsafe {
+        match out.len() / (taps.len() * 3) {
+            0..=4 => horizontal_vnni::<1>(source, stride, taps, out),
+            _ => horizontal_vnni::<{ BLOCK / 4 }>(source, stride, taps, out),
+        }
+    }
 }
 
 /// Sums the rows by the weights that `limbs` are of, all of `out`. Needs `available()`.
@@ -48,6 +53,20 @@ impl Sums {
         }
     }
 
+    /// Rounded and clipped, the channels of a lane as a pixel and a byte of nothing.
+    #[target_feature(enable = "avx512f,avx512vl")]
+    fn pixels(self) -> [[u8; 4]; 4] {
+        let sums = _mm512_max_epi32(self.rounded(), _mm512_setzero_si512());
+        let pixels = _mm512_cvtusepi32_epi8(sums);
+        let pixels = [
+            _mm_extract_epi32::<0>(pixels),
+            _mm_extract_epi32::<1>(pixels),
+            _mm_extract_epi32::<2>(pixels),
+            _mm_extract_epi32::<3>(pixels),
+        ];
+        pixels.map(i32::to_le_bytes)
+    }
+
     /// The rounded sums, not clipped.
     #[target_feature(enable = "avx512f")]
     fn rounded(self) -> __m512i {
@@ -63,53 +82,64 @@ fn broadcast(limbs: &Limbs) -> [__m512i; 3] {
     limbs.map(|limb| _mm512_set1_epi32(limb))
 }
 
-/// Up to four rows, one a lane. Stops at the first column that would read past the end of
+/// Up to `4 * GROUPS` rows, one a lane. Stops at the first column that would read past the end of
 /// `source`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn horizontal_vnni(source: &[u8], stride: usize, taps: &Taps, out: &mut [u8]) -> usize {
-    // Four RGB pixels as r r r r g g g g b b b b 0 0 0 0.
-    let by_channel =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11, -1, -1, -1, -1));
-    let row_bytes = taps.len() * 3;
+fn horizontal_vnni<const GROUPS: usize>(
+    source: &[u8],
+    stride: usize,
+    taps: &Taps,
+    out: &mut [u8],
+) -> usize {
+    let (columns, row_bytes) = (taps.len(), taps.len() * 3);
     let n_rows = out.len() / row_bytes;
+    assert!((1..=4 * GROUPS).contains(&n_rows), "as many rows as there are lanes, at the most");
     // A lane without a row repeats the last one.
-    let offsets: [usize; BLOCK] = std::array::from_fn(|row| row.min(n_rows - 1) * stride);
-    for slot in 0..taps.len() {
+    let offsets: [[usize; 4]; GROUPS] = std::array::from_fn(|group| {
+        std::array::from_fn(|lane| (group * 4 + lane).min(n_rows - 1) * stride)
+    });
+    for slot in 0..columns {
         let (start, limbs) = taps.limbs(slot);
         // Sixteen bytes are read for four pixels, which have twelve.
-        let window = offsets[BLOCK - 1] + limbs.len() * 12 + 4;
+        let window = (n_rows - 1) * stride + limbs.len() * 12 + 4;
         let Some(pixels) = source.get(start * 3..start * 3 + window) else { return slot };
-        let mut sums = Sums::zero();
+        let mut sums = [Sums::zero(); GROUPS];
         for (four, limbs) in limbs.iter().enumerate() {
-            // SAFETY: the last row's read ends at `window` or before it, at any alignment.
-            let lanes = offsets.map(|offset| unsafe {
-                _mm_loadu_si128(pixels.as_ptr().add(offset + four * 12).cast())
-            });
-            let values = _mm512_castsi128_si512(lanes[0]);
-            let values = _mm512_inserti32x4::<1>(values, lanes[1]);
-            let values = _mm512_inserti32x4::<2>(values, lanes[2]);
-            let values = _mm512_inserti32x4::<3>(values, lanes[3]);
-            sums.add(_mm512_shuffle_epi8(values, by_channel), &broadcast(limbs));
+            let limbs = broadcast(limbs);
+            for (sums, offsets) in sums.iter_mut().zip(&offsets) {
+                // SAFETY: the last row's read ends at `window` or before it.
+                let values = unsafe { four_pixels(pixels.as_ptr().add(four * 12), offsets) };
+                sums.add(values, &limbs);
+            }
         }
-        let sums = _mm512_max_epi32(sums.rounded(), _mm512_setzero_si512());
-        let pixels = _mm512_cvtusepi32_epi8(sums);
-        let pixels = [
-            _mm_extract_epi32::<0>(pixels),
-            _mm_extract_epi32::<1>(pixels),
-            _mm_extract_epi32::<2>(pixels),
-            _mm_extract_epi32::<3>(pixels),
-        ];
-        for (row, pixel) in pixels.into_iter().take(n_rows).enumerate() {
-            let pixel = pixel.to_le_bytes();
-            let at = row * row_bytes + slot * 3;
-            // Four bytes are one store, and the next column writes over the fourth.
-            match slot + 1 < taps.len() {
-                true => out[at..at + 4].copy_from_slice(&pixel),
-                false => out[at..at + 3].copy_from_slice(&pixel[..3]),
+        for (group, sums) in sums.into_iter().enumerate() {
+            let pixels = sums.pixels();
+            for (lane, pixel) in pixels.into_iter().take(n_rows - group * 4).enumerate() {
+                let at = (group * 4 + lane) * row_bytes + slot * 3;
+                // Four bytes are one store, and the next column writes over the fourth.
+                match slot + 1 < columns {
+                    true => out[at..at + 4].copy_from_slice(&pixel),
+                    false => out[at..at + 3].copy_from_slice(&pixel[..3]),
+                }
             }
         }
     }
-    taps.len()
+    columns
+}
+
+/// Four RGB pixels of four rows, a row a lane, as r r r r g g g g b b b b 0 0 0 0.
+///
+/// # Safety
+/// Sixteen bytes are read at each offset from `pixels`, at any alignment.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn four_pixels(pixels: *const u8, offsets: &[usize; 4]) -> __m512i {
+    let by_channel =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11, -1, -1, -1, -1));
+    // SAFETY: promised by the caller.
+    let [a, b, c, d] = offsets.map(|offset| unsafe { _mm_loadu_si128(pixels.add(offset).cast()) });
+    let values = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
+    let values = _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(values, c), d);
+    _mm512_shuffle_epi8(values, by_channel)
 }
 
 /// 64 bytes of a row at a time, four source rows at a time.

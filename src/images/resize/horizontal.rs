@@ -7,7 +7,7 @@ use super::Vector;
 use super::taps::{PRECISION_BITS, ROUND, Taps};
 
 /// How many rows go best together: they share the work on the weights.
-pub const BLOCK: usize = 4;
+pub const BLOCK: usize = 8;
 
 /// Resamples rows, up to `BLOCK` of them: the first starts at `source`, the next `stride` bytes
 /// later. `out` takes them one after the other, u8 RGB, `taps.len() * 3` bytes each.
