@@ -7,8 +7,10 @@
 //!
 //! Devices take batches from one queue, each as it is free. With every batch goes the sending end
 //! of a slot of its own, whose receiving end goes to the writer, so batches are written in the
-//! order in which they were prepared, and no more of them exist than there are slots. It knows the stages' traits and the manifest, not what is behind them. A part is published
-//! only when all its rows came through; a channel that closed early is never a success.
+//! order in which they were prepared, and no more of them exist than there are slots.
+//!
+//! It knows the stages' traits and the manifest, not what is behind them. A part is published only
+//! when all its rows came through; a channel that closed early is never a success.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -83,7 +83,8 @@ def preprocess_torchvision(data, upto="tensor"):
 
 def preprocess_opencv(data, upto="tensor"):
     """OpenCV's decoder and its bicubic resize (which is not antialiased), up to the cropped u8
-    RGB pixels (`pixels`) or to what a model takes (`tensor`)."""
+    RGB pixels (`pixels`) or to what a model takes (`tensor`), which takes numpy: as its users
+    write it, or without a temporary array (`tuned`)."""
     import cv2
 
     mean = (np.array(MEAN, np.float32) * 255)[:, None, None]
@@ -102,6 +103,9 @@ def preprocess_opencv(data, upto="tensor"):
             top, left = (size[1] - 224) // 2, (size[0] - 224) // 2
             image = cv2.cvtColor(image[top:top + 224, left:left + 224], cv2.COLOR_BGR2RGB)
             if upto == "tensor":
+                image = image.astype(np.float32) / 255
+                ((image - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1).copy()
+            elif upto == "tuned":
                 tensor = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
                 np.multiply(np.subtract(tensor, mean, tensor), scale255, tensor)
 
