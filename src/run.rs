@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError, TryLockError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -198,10 +198,7 @@ impl Queue {
             // Another device is waiting for one.
             Err(TryLockError::WouldBlock) => return None,
         };
-        match queue.try_recv() {
-            Ok(work) => Some(work),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        queue.try_recv().ok()
     }
 }
 

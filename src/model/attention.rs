@@ -225,12 +225,12 @@ fn one<T: Element, V: Lanes, const TILE: usize>(
         }
         let a = Left { data: &scratch.scores, stride: keys, columns: most };
         product::<V, TILE>(a, (&scratch.values, columns), columns, (&mut scratch.sums, columns));
-        for row in 0..ROWS.min(q_len - first) {
+        for (row, inverse) in inverse.into_iter().enumerate().take(q_len - first) {
             let at = (job.out_starts[index] + first + row) * width + head * size;
             // SAFETY: no other unit has this sequence and head.
             let out = unsafe { job.out.part(at, size) };
             for (to, sum) in out.iter_mut().zip(&scratch.sums[row * columns..]) {
-                *to = T::from_f32(sum * inverse[row]);
+                *to = T::from_f32(sum * inverse);
             }
         }
     }

@@ -72,7 +72,7 @@ fn cpu_features() -> Vec<(&'static str, bool)> {
     const NAMES: &[&str] = if cfg!(target_arch = "aarch64") {
         &["asimd", "sve", "bf16", "i8mm"]
     } else {
-        &["avx2", "avx512f", "avx512_bf16", "amx_bf16"]
+        &["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"]
     };
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = info.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"));

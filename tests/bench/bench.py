@@ -166,13 +166,13 @@ class Bench:
                  "transformers over Pillow": ["preprocess-pillow"]}
         workers = {name: self.peer(*args, cores=one) for name, args in peers.items()}
         own = self.stage("preprocess", cores=one)
-        self.contest("decode and preprocess, images, one core", own.job("preprocess", 320),
-                     {name: worker.job("preprocess", 320) for name, worker in workers.items()})
+        self.contest("decode and preprocess, images, one core", own.job("preprocess", 256),
+                     {name: worker.job("preprocess", 256) for name, worker in workers.items()})
         for worker in [own, *workers.values()]:
             worker.close()
 
     def bf16(self):
-        self.model("bf16", images=128, captions=256, run=640)
+        self.model("bf16", images=128, captions=256, run=576)
 
     def f32(self):
         self.model("f32", images=64, captions=128, run=128)
@@ -212,7 +212,7 @@ class Bench:
             run.seconds()
             return rows / run.report()["this_run"]["seconds"]
 
-        alone = {"its own towers alone": own.job("encode", 384)}
+        alone = {"its own towers alone": own.job("encode", 256)}
         self.contest(f"stages together, rows, {precision}", staged, alone)
 
     def feed(self):
