@@ -11,8 +11,8 @@ use crate::sink::ROW_GROUP_BYTES;
 use crate::spec::PipelineSpec;
 
 /// Batches with pixels that exist at once: one being prepared and those in the channel, and for
-/// each device one being submitted; on CUDA, of each device one more on
-/// its way into pinned memory and two there.
+/// each device one being submitted; on CUDA, of each device one more on its way into pinned memory
+/// and two there.
 fn batches_in_flight(placements: &[Placement]) -> u64 {
     let a_device = if placements[0].device.is_cuda() { 4 } else { 1 };
     (1 + QUEUE + a_device * placements.len()) as u64
