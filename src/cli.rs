@@ -1,10 +1,13 @@
 //! The command line: clap structs only. What a command does is in `command`.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::plan::MOST_PARTS;
 use crate::spec::{DeviceSpec, MaxFailed, PrecisionSpec};
 
 /// Score image-text datasets with CLIP: Parquet in, the same rows with embeddings and
@@ -37,6 +40,9 @@ pub enum Command {
     /// Run a pipeline, or go on with an interrupted one.
     #[command(after_help = RUN_EXAMPLE)]
     Run(RunArgs),
+    /// Check that all parts of a job are there and whole, write its report and mark it complete.
+    #[command(after_help = FINALIZE_EXAMPLE)]
+    Finalize(FinalizeArgs),
     /// Check a pipeline against its input, its model and its output folder, without running it.
     #[command(after_help = CHECK_EXAMPLE)]
     Check(PipelineArgs),
@@ -55,6 +61,12 @@ pub enum Command {
     /// Show what this machine offers: LibTorch, CUDA, CPU features; and what is wrong with it.
     #[command(after_help = DOCTOR_EXAMPLE)]
     Doctor(DoctorArgs),
+    /// Read the footers of the files that are named on stdin, and live.
+    #[command(hide = true)]
+    Preflight,
+    /// Decode the images that come in on stdin, and live.
+    #[command(hide = true)]
+    TryImages(TryImagesArgs),
     /// Print the completion script of a shell.
     #[command(after_help = COMPLETIONS_EXAMPLE)]
     Completions(CompletionsArgs),
@@ -65,8 +77,15 @@ Examples:
   clipmill run pipelines/sample.toml
   clipmill run mine.toml --input 'shards/*.parquet' --output scored --device cuda:1
   clipmill run mine.toml --limit 1000 --set sink.parquet.embeddings=f16
+  clipmill run mine.toml --parts 0-15          # a share of the job, on this machine
+  clipmill run mine.toml --redo-changed        # after an input was replaced
 
 Interrupted, the complete parts stay; the same command goes on from there.";
+
+const FINALIZE_EXAMPLE: &str = "\
+Example:
+  clipmill run mine.toml --parts 0-15      # here, and elsewhere the others
+  clipmill finalize mine.toml              # when all are done";
 
 const CHECK_EXAMPLE: &str = "\
 Example:
@@ -142,9 +161,54 @@ pub struct RunArgs {
     /// still complete, and the exit code is 3. By default any number may.
     #[arg(long, value_name = "N|P%")]
     pub max_failed: Option<MaxFailed>,
-    /// Say nothing but errors.
+    /// Do these parts and no others, by their index in `clipmill plan --json`: 3,17,20-25. Any
+    /// number of processes, on any number of machines, may work on one output at once, each at
+    /// parts of its own; `clipmill finalize` ends the job.
+    #[arg(long, value_name = "LIST")]
+    pub parts: Option<PartList>,
+    /// Where an input, the model or a setting has changed since parts were made: do those parts
+    /// again. Without it a changed output is refused, naming what changed.
+    #[arg(long)]
+    pub redo_changed: bool,
+    /// Say nothing but errors and warnings.
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FinalizeArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Say nothing but errors and warnings.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Indices of parts: `3,17,20-25`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartList(pub Vec<usize>);
+
+impl FromStr for PartList {
+    type Err = String;
+
+    /// Sorted, each once.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| {
+            let wrong =
+                |_| format!("\"{text}\" is no part's index; write a list such as 3,17,20-25");
+            text.trim().parse::<usize>().map_err(wrong)
+        };
+        let mut parts = BTreeSet::new();
+        for piece in text.split(',') {
+            let (first, last) = piece.split_once('-').unwrap_or((piece, piece));
+            let (first, last) = (number(first)?, number(last)?);
+            if last < first || last - first > MOST_PARTS {
+                return Err(format!("{piece} is no range of parts"));
+            }
+            parts.extend(first..=last);
+        }
+        Ok(Self(parts.into_iter().collect()))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -201,6 +265,20 @@ pub struct DoctorArgs {
     /// As one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What a run gives the process in which it tries images.
+#[derive(Debug, Args)]
+pub struct TryImagesArgs {
+    /// The model's folder, for its preprocessing.
+    #[arg(long)]
+    pub model: PathBuf,
+    /// The pipeline's `[preprocess]`, as JSON.
+    #[arg(long)]
+    pub preprocess: String,
+    /// Bytes that may be taken for decoding.
+    #[arg(long)]
+    pub memory: u64,
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@
 //! an error.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 /// The boxed cause of an [`Error`], whichever library it comes from.
@@ -60,7 +60,7 @@ pub enum Error {
     OutputExists { path: PathBuf, found: String },
 
     /// The output folder's parts were made in another way than is asked for now.
-    #[error("output {} was made differently: {difference}; choose another with --output, or remove it", path.display())]
+    #[error("output {} was made differently: {difference}; --redo-changed does what changed again, --output chooses another folder", path.display())]
     OutputDiffers { path: PathBuf, difference: String },
 
     /// The output folder's record of itself is unusable.
@@ -75,6 +75,10 @@ pub enum Error {
     #[error("{} is not whole:\n  {}", path.display(), problems.join("\n  "))]
     Verify { path: PathBuf, problems: Vec<String> },
 
+    /// `finalize` found that there is work left.
+    #[error("output {} is not complete: {missing} of {parts} parts are missing or not whole ({first}); make them with `clipmill run`, alone or with --parts", path.display())]
+    PartsMissing { path: PathBuf, missing: usize, parts: usize, first: String },
+
     /// A file that is not the Parquet it should be.
     #[error("could not read {} as Parquet", path.display())]
     Parquet {
@@ -86,6 +90,10 @@ pub enum Error {
     /// A file whose footer and pages disagree about the number of rows.
     #[error("{} holds {found} rows where its footer says {expected}: the file is damaged", path.display())]
     RowCount { path: PathBuf, expected: u64, found: u64 },
+
+    /// A row whose values are larger than a batch may be.
+    #[error("row {row} of {} holds {bytes} bytes, more than the {most} that a row may have: the file is damaged, or meant to exhaust the memory", path.display())]
+    RowSize { path: PathBuf, row: u64, bytes: u64, most: u64 },
 
     /// The file system refused something.
     #[error("could not {action} {}", path.display())]
@@ -137,6 +145,10 @@ pub enum Error {
         source: Cause,
     },
 
+    /// Decoding one image takes longer than allowed, and cannot be stopped but with the process.
+    #[error("decoding the image of row {row} of {} takes more than {seconds} s (run.decode_timeout): the same command goes on, and first tries that image in a process of its own", path.display())]
+    DecoderHangs { path: PathBuf, row: u64, seconds: u32 },
+
     /// `on_row_error = "fail"` met a bad row.
     #[error("row {row} of {}: {status}: {message} (on_row_error is \"fail\"; \"keep\" writes it as data)", path.display())]
     Row { path: PathBuf, row: u64, status: RowStatus, message: String },
@@ -184,11 +196,17 @@ impl Error {
             Error::TooManyFailed { .. } => 3,
             Error::Interrupted { signal, .. } => 128 + *signal as u8,
             Error::Locked { .. } => 73,
-            Error::Io { source, .. } if passes(source) => 75,
+            Error::DecoderHangs { .. } => 75,
+            Error::Io { source, .. } | Error::Thread { source, .. } if passes(source) => 75,
+            Error::Parquet { source, .. } | Error::Table { source, .. } if cause_passes(source) => {
+                75
+            }
             Error::Parquet { .. }
             | Error::Manifest { .. }
             | Error::Verify { .. }
+            | Error::PartsMissing { .. }
             | Error::RowCount { .. }
+            | Error::RowSize { .. }
             | Error::Io { .. }
             | Error::ModelFile { .. }
             | Error::PickledWeights { .. }
@@ -215,12 +233,47 @@ impl Error {
     }
 }
 
-/// Whether the cause lies with the machine and may be gone later.
-fn passes(error: &io::Error) -> bool {
+/// Prints an error with its causes, in one line, on stderr.
+pub fn print(error: &Error) {
+    let mut message = format!("error: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        message += &format!(": {source}");
+        cause = source.source();
+    }
+    // Nobody is left to hear that stderr is closed; the exit code still tells.
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
+/// Ends the process with an error while other threads may be in the middle of anything: without
+/// running a destructor under them.
+pub fn exit(error: &Error) -> ! {
+    print(error);
+    signal_hook::low_level::exit(i32::from(error.exit_code()))
+}
+
+/// Whether the cause lies with the machine and may be gone later: the disk is full or fails, a
+/// limit of the process or the system is reached, a network file system is away.
+pub fn passes(error: &io::Error) -> bool {
     use io::ErrorKind::*;
-    // EIO, EMFILE and ENFILE have no stable kind.
-    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | Interrupted)
-        || matches!(error.raw_os_error(), Some(5 | 23 | 24))
+    // EIO, ENOMEM, ENFILE, EMFILE, EAGAIN, ENOTCONN, ETIMEDOUT, EHOSTDOWN; not all have a stable
+    // kind.
+    matches!(
+        error.kind(),
+        StorageFull | QuotaExceeded | ReadOnlyFilesystem | Interrupted | StaleNetworkFileHandle
+    ) || matches!(error.raw_os_error(), Some(5 | 11 | 12 | 23 | 24 | 107 | 110 | 112))
+}
+
+/// The same of an error that has an I/O error somewhere among its causes.
+fn cause_passes(error: &Cause) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(passes) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The `status` column's words. They are stable: people filter on them.
@@ -244,8 +297,12 @@ pub enum RowStatus {
     ImageUndecodable,
     /// A decoder panicked on the bytes: a defect there, contained here.
     DecoderPanic,
+    /// A decoder killed its process on the bytes, or did not end.
+    DecoderCrash,
     /// The caption is null.
     CaptionMissing,
+    /// The caption is not UTF-8.
+    CaptionInvalid,
     /// The caption has no token: empty, or white space alone.
     CaptionEmpty,
     /// The model gave a NaN or an infinity for this row.
@@ -254,7 +311,7 @@ pub enum RowStatus {
 
 impl RowStatus {
     /// Every status, in the order in which reports list them.
-    pub const ALL: [RowStatus; 12] = [
+    pub const ALL: [RowStatus; 14] = [
         RowStatus::Ok,
         RowStatus::ImagePathMissing,
         RowStatus::ImageMissing,
@@ -264,7 +321,9 @@ impl RowStatus {
         RowStatus::ImageTruncated,
         RowStatus::ImageUndecodable,
         RowStatus::DecoderPanic,
+        RowStatus::DecoderCrash,
         RowStatus::CaptionMissing,
+        RowStatus::CaptionInvalid,
         RowStatus::CaptionEmpty,
         RowStatus::NonFinite,
     ];
@@ -281,7 +340,9 @@ impl RowStatus {
             RowStatus::ImageTruncated => "image_truncated",
             RowStatus::ImageUndecodable => "image_undecodable",
             RowStatus::DecoderPanic => "decoder_panic",
+            RowStatus::DecoderCrash => "decoder_crash",
             RowStatus::CaptionMissing => "caption_missing",
+            RowStatus::CaptionInvalid => "caption_invalid",
             RowStatus::CaptionEmpty => "caption_empty",
             RowStatus::NonFinite => "non_finite",
         }

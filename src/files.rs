@@ -34,11 +34,28 @@ pub fn publish(file: File, path: &Path) -> Result<(), Error> {
     file.sync_all().map_err(Error::io("flush to disk", &temporary))?;
     drop(file);
     fs::rename(&temporary, path).map_err(Error::io("rename into place", path))?;
-    let dir = match path.parent() {
+    // Without this the rename itself can be lost with the power.
+    sync_folder(folder_of(path))
+}
+
+/// Removes a file that others go by, for good. One that is not there is removed already.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(folder_of(path)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io("remove", path)(error)),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
-    };
-    // Without this the rename itself can be lost with the power.
+    }
+}
+
+/// Makes renames and removals in a folder last.
+pub fn sync_folder(dir: &Path) -> Result<(), Error> {
     let folder = File::open(dir).map_err(Error::io("open", dir))?;
     folder.sync_all().map_err(Error::io("flush to disk", dir))
 }
@@ -51,11 +68,13 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     publish(file, path)
 }
 
-/// Removes what a killed process left under temporary names in a folder.
+/// Removes what killed processes left under temporary names in a folder, and the locks of single
+/// parts. Only for who holds the lock of the whole folder.
 pub fn remove_leftovers(dir: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
         let entry = entry.map_err(Error::io("list", dir))?;
-        if is_temporary(&entry.file_name().to_string_lossy()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_housekeeping(&name) && name != LOCK {
             fs::remove_file(entry.path()).map_err(Error::io("remove", entry.path()))?;
         }
     }
@@ -65,44 +84,86 @@ pub fn remove_leftovers(dir: &Path) -> Result<(), Error> {
 /// The lock's name in an output folder. The underscore keeps it out of data globs.
 const LOCK: &str = "_lock";
 
-/// Keeps other runs out of an output folder while it lives.
+/// Keeps other runs out of an output folder, or of some of its parts, while it lives.
 ///
-/// The lock is the kernel's (`flock`), so that of a killed process is gone with it; the file that
-/// it is on stays and says who held it last.
+/// The locks are the kernel's (`flock`), so those of a killed process are gone with it; the files
+/// that they are on stay and say who held them last.
 pub struct Lock {
-    _file: File,
+    _files: Vec<File>,
 }
 
 impl Lock {
-    /// Takes the lock of a folder, which is made if it is not there.
+    /// Takes the lock of a whole folder, which is made if it is not there. What is found there
+    /// then is on disk: a process that was killed may not have come to its last `fsync`.
     ///
     /// # Errors
-    /// [`Error::Locked`] at once, naming the holder, when another process has it.
+    /// [`Error::Locked`] at once, naming the holder, when another process has it, or a part's.
     pub fn take(dir: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(dir).map_err(Error::io("create the output folder", dir))?;
-        let path = dir.join(LOCK);
-        let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = open.map_err(Error::io("open", &path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let holder = fs::read_to_string(&path).unwrap_or_default();
-                return Err(Error::Locked { path: dir.to_owned(), holder });
-            }
-            Err(error) => return Err(Error::io("lock", &path)(error.into())),
-        }
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let holder = format!("process {} on {host}", std::process::id());
-        let written = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
-        written.map_err(Error::io("write", &path))?;
-        Ok(Self { _file: file })
+        create_folder(dir)?;
+        let lock = lock(dir, LOCK, FlockOperation::NonBlockingLockExclusive, dir)?;
+        sync_folder(dir)?;
+        Ok(Self { _files: vec![lock] })
     }
+
+    /// Takes the locks of some parts, by file name. Others may take those of other parts, and
+    /// nobody the folder's.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] at once, naming the holder.
+    pub fn take_parts(dir: &Path, file_names: &[String]) -> Result<Self, Error> {
+        create_folder(dir)?;
+        let mut files = vec![lock(dir, LOCK, FlockOperation::NonBlockingLockShared, dir)?];
+        for name in file_names {
+            let part_lock = format!("{LOCK}.{name}");
+            let exclusive = FlockOperation::NonBlockingLockExclusive;
+            files.push(lock(dir, &part_lock, exclusive, &dir.join(name))?);
+        }
+        sync_folder(dir)?;
+        Ok(Self { _files: files })
+    }
+
+    /// Waits for the manifest's lock: for the short while in which one of those who hold parts
+    /// reads and replaces it.
+    pub fn wait_for_manifest(dir: &Path) -> Result<Self, Error> {
+        let name = format!("{LOCK}.manifest");
+        Ok(Self { _files: vec![lock(dir, &name, FlockOperation::LockExclusive, dir)?] })
+    }
+}
+
+/// Makes a folder, and those above it, for good.
+fn create_folder(dir: &Path) -> Result<(), Error> {
+    let missing: Vec<_> = dir.ancestors().take_while(|path| !path.exists()).collect();
+    fs::create_dir_all(dir).map_err(Error::io("create the output folder", dir))?;
+    missing
+        .into_iter()
+        .filter(|path| !path.as_os_str().is_empty())
+        .try_for_each(|path| sync_folder(folder_of(path)))
+}
+
+/// Locks a file of a folder, on behalf of `what`.
+fn lock(dir: &Path, name: &str, how: FlockOperation, what: &Path) -> Result<File, Error> {
+    let path = dir.join(name);
+    let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.map_err(Error::io("open", &path))?;
+    match flock(&file, how) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            return Err(Error::Locked { path: what.to_owned(), holder });
+        }
+        Err(error) => return Err(Error::io("lock", &path)(error.into())),
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let holder = format!("process {} on {host}", std::process::id());
+    let written = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
+    written.map_err(Error::io("write", &path))?;
+    Ok(file)
 }
 
 /// Whether a file in an output folder is a lock or a killed run's temporary: neither data nor
 /// a sign that the folder is somebody else's.
 pub fn is_housekeeping(name: &str) -> bool {
-    name == LOCK || is_temporary(name)
+    name == LOCK || name.starts_with("_lock.") || is_temporary(name)
 }
 
 /// Makes sure that files can be made in a folder (or that the folder can be made), and leaves no
@@ -141,6 +202,22 @@ mod tests {
         assert!(refused.contains(&holder), "{refused}");
         drop(held);
         Lock::take(dir.path()).expect("free again");
+    }
+
+    #[test]
+    fn parts_are_locked_one_by_one_and_keep_the_whole_folder_from_others() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let take = |these: &[&str]| Lock::take_parts(dir.path(), &names(these));
+        let (first, second) = (take(&["a", "b"]).expect("free"), take(&["c"]).expect("free"));
+        assert!(take(&["d", "b"]).is_err_and(|error| error.exit_code() == 73));
+        assert!(Lock::take(dir.path()).is_err_and(|error| error.exit_code() == 73));
+        drop((first, second));
+        let whole = Lock::take(dir.path()).expect("free again");
+        assert!(take(&["e"]).is_err_and(|error| error.exit_code() == 73));
+        remove_leftovers(dir.path()).expect("removed");
+        drop(whole);
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
     }
 
     #[test]

@@ -63,22 +63,24 @@
 //! | module | is | imports of ours |
 //! |---|---|---|
 //! | [`error`] | `Error` stops the run, `RowError` becomes data; exit codes | |
-//! | [`contain`] | panics on strangers' bytes as values | |
-//! | [`digest`], [`files`] | SHA-256; publishing files whole, the output lock | `error` |
+//! | [`contain`] | panics on strangers' bytes as values; child processes for what is worse | |
+//! | [`digest`], [`files`] | SHA-256; publishing files whole, the output's locks | `error` |
+//! | [`crash`] | images that kill the process: the journal of what is in flight, trials in a child | `error digest files` |
+//! | [`travel`] | strings as views of the file's bytes, on their way through and back | |
 //! | [`spec`] | the pipeline file field for field; `layers`: file + command line | `error` |
 //! | [`batch`] | what travels between the stages | `error` |
-//! | [`source`] | `Source`: rows in, part by part | `error batch contain digest` |
-//! | [`images`] | `ImageLoader`, decoding, Pillow's resampling, `Preprocess` | `error spec batch contain` |
+//! | [`source`] | `Source`: rows in, part by part | `error batch contain digest travel` |
+//! | [`images`] | `ImageLoader`, decoding within limits, Pillow's resampling, `Preprocess` | `error spec batch contain` |
 //! | [`text`] | `Tokenizer`: captions to ids | `error spec batch` |
 //! | [`model`] | `DualEncoder`; weights, device; `clip` | `error spec batch digest` |
 //! | [`score`] | formulas | |
 //! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch score` |
-//! | [`sink`] | `Sink`: part files, published whole | `error digest files` |
-//! | [`manifest`] | what was done, from what, with what | `error digest files` |
+//! | [`sink`] | `Sink`: part files, published whole, sealed | `error contain digest files travel` |
+//! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
 //! | [`analysis`] | what can be said of a scored table | `error contain` |
 //! | [`progress`] | counters of a run, and the only code that draws them | `model` |
 //! | [`report`] | `run_report.json` | `error files analysis model` |
-//! | [`prepare`] | the second stage's work on one batch | `error batch images text` |
+//! | [`prepare`] | the second stage's work on one batch | `error batch crash images text` |
 //! | [`encode`] | the third stage's | `error batch model` |
 //! | [`mod@write`] | the last stage's: parts and the manifest | `error spec batch columns manifest sink source` |
 //! | [`run`] | stage threads, channels, join; knows traits, not what is behind them | `error batch encode manifest model prepare progress sink source write` |
@@ -105,6 +107,7 @@ pub mod cli;
 pub mod columns;
 pub mod command;
 pub mod contain;
+pub mod crash;
 pub mod digest;
 pub mod encode;
 pub mod error;
@@ -122,4 +125,5 @@ pub mod sink;
 pub mod source;
 pub mod spec;
 pub mod text;
+pub mod travel;
 pub mod write;

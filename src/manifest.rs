@@ -1,7 +1,31 @@
 //! What was done, from what, with what: `_manifest.json` in the output folder.
 //!
 //! A run reads it to know which parts are complete and whether they were made in the way that is
-//! asked for now. It is replaced atomically after every part. It holds no rows and no scores.
+//! asked for now. It is replaced atomically after every part. It holds no rows and no scores. What
+//! it says of a part, the part says of itself, so that a manifest that is lost or damaged can be
+//! made again (`plan::resume` does).
+//!
+//! # Which crash window does what
+//!
+//! A run may be killed, or lose its power, at any instant. What the next run finds, and does:
+//!
+//! | between | is left | the next run |
+//! |---|---|---|
+//! | start and the first manifest | `_lock`, which the kernel has freed | begins |
+//! | a part's first byte and its `fsync` | a hidden temporary file | removes it, does the part |
+//! | `fsync` and `rename` | the same, whole | the same: nobody has said that it is whole |
+//! | `rename` and the folder's `fsync` | the part, or after a power cut perhaps not | takes it over if its seal fits, or does it |
+//! | the part and its record in the manifest | a part that the manifest does not know | checks its seal and its key, takes it over |
+//! | the last record and the report | all parts, no `_SUCCESS` | writes the report and the mark |
+//! | the report and `_SUCCESS` | the same and a report | writes the mark |
+//! | `_SUCCESS` and exit | a complete output | does nothing |
+//! | `_SUCCESS` removed and parts redone (`--redo-changed`) | a manifest without the old parts | does the rest of them |
+//! | a decoder's crash | the rows it was at, in `_in_flight` | tries each in a child process (`crash`) |
+//!
+//! `rename` that was done and reported as failed is the fourth row. What no row covers: a disk that
+//! says that bytes are safe and loses them (`verify` finds it), two machines on a network file
+//! system that does not pass `flock` on (both would write the same parts), and a person who edits
+//! a part and its seal.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,6 +33,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::crash::Killer;
 use crate::digest;
 use crate::error::{Error, RowStatus};
 use crate::files;
@@ -32,21 +57,53 @@ pub struct Manifest {
     pub n_parts: usize,
     /// Complete parts by file name.
     pub parts: BTreeMap<String, PartRecord>,
+    /// Images that ended the process of an earlier run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub killers: Vec<Killer>,
 }
 
 /// One complete part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartRecord {
-    /// Rows read from the input.
-    pub rows_in: u64,
+    #[serde(flatten)]
+    pub about: PartAbout,
     /// Rows written.
     pub rows_out: u64,
     /// Size of the file.
     pub bytes: u64,
     /// Digest of the file.
     pub sha256: String,
+}
+
+/// What a part file says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartAbout {
+    /// Digest of everything that the part's values depend on: two parts of one key are the same.
+    pub key: String,
+    /// Rows read from the input.
+    pub rows_in: u64,
     /// Rows by status word.
     pub statuses: BTreeMap<String, u64>,
+}
+
+impl PartRecord {
+    /// The record of a part that says `about` of itself, where that is understood.
+    pub fn read(about: &str, rows_out: u64, bytes: u64, sha256: String) -> Option<Self> {
+        let about = serde_json::from_str(about).ok()?;
+        Some(Self { about, rows_out, bytes, sha256 })
+    }
+
+    /// Whether the part's file is there with the recorded size.
+    pub fn is_there(&self, dir: &Path, file_name: &str) -> bool {
+        fs::metadata(dir.join(file_name)).is_ok_and(|found| found.len() == self.bytes)
+    }
+}
+
+impl PartAbout {
+    /// As the part file says it.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("strings and numbers are JSON")
+    }
 }
 
 /// The file: the content and its checksum.
@@ -60,7 +117,7 @@ impl Manifest {
     /// A manifest of no parts.
     pub fn new(made_with: MadeWith, n_parts: usize) -> Self {
         let clipmill = env!("CARGO_PKG_VERSION").to_owned();
-        Self { clipmill, made_with, n_parts, parts: BTreeMap::new() }
+        Self { clipmill, made_with, n_parts, parts: BTreeMap::new(), killers: Vec::new() }
     }
 
     /// Reads a folder's manifest, or `None` where there is none.
@@ -76,7 +133,7 @@ impl Manifest {
         };
         let damaged = |what: String| Error::Manifest {
             path: path.clone(),
-            problem: format!("is damaged ({what}): remove the output folder and run again"),
+            problem: format!("is damaged ({what}): `clipmill run` makes it again from the parts"),
         };
         let checked: Checked =
             serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
@@ -107,22 +164,10 @@ impl Manifest {
 
     /// Takes the mark away, before anything of the output changes.
     pub fn mark_incomplete(dir: &Path) -> Result<(), Error> {
-        let mark = dir.join(SUCCESS);
-        match fs::remove_file(&mark) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", mark)(error))
-            }
-            _ => Ok(()),
-        }
+        files::remove(&dir.join(SUCCESS))
     }
 
-    /// Whether a part is complete: recorded, and there with the recorded size.
-    pub fn has(&self, dir: &Path, file_name: &str) -> bool {
-        let Some(record) = self.parts.get(file_name) else { return false };
-        fs::metadata(dir.join(file_name)).is_ok_and(|found| found.len() == record.bytes)
-    }
-
-    /// The first thing that `other` was made with and this was not, in words.
+    /// The first thing that the output was made with and this was not, in words.
     pub fn difference(&self, made_with: &MadeWith) -> Option<String> {
         let keys = self.made_with.keys().chain(made_with.keys());
         keys.filter(|key| self.made_with.get(*key) != made_with.get(*key))
@@ -138,7 +183,7 @@ impl Manifest {
     pub fn statuses(&self) -> Vec<(RowStatus, u64)> {
         let count = |status: RowStatus| {
             let parts = self.parts.values();
-            parts.filter_map(|part| part.statuses.get(status.as_str())).sum()
+            parts.filter_map(|part| part.about.statuses.get(status.as_str())).sum()
         };
         let counted = RowStatus::ALL.map(|status| (status, count(status)));
         counted.into_iter().filter(|(_, n)| *n > 0).collect()

@@ -4,15 +4,17 @@
 //! fails leaves an error at its index and takes no place among the pixels or the ids.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use rayon::prelude::*;
 
-use crate::batch::{CaptionInfo, Captions, ImageInfo, Pixels, PreparedBatch, RowBatch};
+use crate::batch::{CaptionInfo, Captions, ImageInfo, Pixels, Position, PreparedBatch, RowBatch};
+use crate::crash::{Journal, Killer, RowId};
 use crate::error::{Error, RowError, RowStatus};
-use crate::images::{ImageLoader, Preprocess};
+use crate::images::{ImageLoader, LoadError, Preprocess};
 use crate::text::Tokenizer;
 
 /// How the rows' images become pixels.
@@ -21,6 +23,10 @@ pub struct ImageStep {
     pub column: String,
     pub loader: Box<dyn ImageLoader>,
     pub preprocess: Preprocess,
+    /// Where each thread writes down what it decodes.
+    pub journal: Option<Arc<Journal>>,
+    /// What is not decoded again.
+    pub killers: Vec<Killer>,
 }
 
 /// How the rows' captions become token ids.
@@ -41,7 +47,7 @@ impl Prepare {
     pub fn apply(&self, batch: RowBatch) -> Result<PreparedBatch, Error> {
         let n_rows = batch.rows.num_rows();
         let images = match &self.image {
-            Some(step) => step.apply(&batch.rows)?,
+            Some(step) => step.apply(&batch)?,
             None => Images::none(n_rows),
         };
         let mut captions = Captions::default();
@@ -85,7 +91,8 @@ impl Images {
 }
 
 impl ImageStep {
-    fn apply(&self, rows: &RecordBatch) -> Result<Images, Error> {
+    fn apply(&self, batch: &RowBatch) -> Result<Images, Error> {
+        let rows = &batch.rows;
         let column = self.loader.bind(named(rows, &self.column))?;
         let (height, width) = (self.preprocess.height(), self.preprocess.width());
         let slot_bytes = self.preprocess.n_bytes();
@@ -96,8 +103,11 @@ impl ImageStep {
         let outcomes: Vec<_> = data
             .par_chunks_exact_mut(slot_bytes)
             .enumerate()
-            .map(|(row, slot)| (firsts[row] == row).then(|| self.prepare(&column, row, slot)))
-            .collect();
+            .map(|(row, slot)| {
+                let prepare = || self.prepare(&column, (batch.position, row), slot);
+                (firsts[row] == row).then(prepare).transpose()
+            })
+            .collect::<Result<_, Error>>()?;
         // Where the pixels of each row are, once they are packed.
         let mut slots = vec![0; rows.num_rows()];
         for row in 0..rows.num_rows() {
@@ -135,13 +145,20 @@ impl ImageStep {
     fn prepare(
         &self,
         column: &ArrayRef,
-        row: usize,
+        (position, row): (Position, usize),
         slot: &mut [u8],
-    ) -> (Option<ImageInfo>, Result<(), RowError>) {
-        match self.loader.load(column, row) {
-            Ok(bytes) => self.preprocess.apply(&bytes, slot),
-            Err(error) => (None, Err(error)),
+    ) -> Result<(Option<ImageInfo>, Result<(), RowError>), Error> {
+        let bytes = match self.loader.load(column, row) {
+            Ok(bytes) => bytes,
+            Err(LoadError::Row(error)) => return Ok((None, Err(error))),
+            Err(LoadError::Machine(error)) => return Err(error),
+        };
+        if let Some(error) = Killer::among(&self.killers, &bytes) {
+            return Ok((None, Err(error)));
         }
+        let id = RowId { part: position.part, row: position.offset + row as u64 };
+        let _in_flight = self.journal.as_ref().map(|journal| journal.enter(id));
+        Ok(self.preprocess.apply(&bytes, slot))
     }
 }
 
@@ -150,15 +167,20 @@ type Outcome = Result<(Vec<i64>, CaptionInfo), RowError>;
 
 impl CaptionStep {
     fn apply(&self, rows: &RecordBatch) -> Result<Vec<Outcome>, Error> {
-        // Whichever string type the file has.
-        let column = cast(named(rows, &self.column), &DataType::Utf8View)
-            .map_err(|source| Error::Arrow { action: "read captions as strings", source })?;
-        let captions = column.as_string_view();
+        // Strings travel as bytes; a column of nulls alone has no type.
+        let column = cast(named(rows, &self.column), &DataType::BinaryView)
+            .map_err(|source| Error::Arrow { action: "read captions as bytes", source })?;
+        let captions = column.as_binary_view();
         let encode = |row| {
             if captions.is_null(row) {
                 return Err(RowError::new(RowStatus::CaptionMissing, "the caption is null"));
             }
-            self.tokenizer.encode(captions.value(row))
+            let caption = str::from_utf8(captions.value(row)).map_err(|error| {
+                let message =
+                    format!("the caption is not UTF-8 from byte {} on", error.valid_up_to());
+                RowError::new(RowStatus::CaptionInvalid, message)
+            })?;
+            self.tokenizer.encode(caption)
         };
         Ok((0..rows.num_rows()).into_par_iter().map(encode).collect())
     }
@@ -170,8 +192,9 @@ fn named<'a>(rows: &'a RecordBatch, column: &str) -> &'a ArrayRef {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use arrow::array::StringViewArray;
@@ -186,17 +209,18 @@ mod tests {
             Ok(column.clone())
         }
 
-        fn name<'a>(&self, column: &'a dyn Array, row: usize) -> Option<&'a str> {
+        fn name<'a>(&self, column: &'a dyn Array, row: usize) -> Option<&'a [u8]> {
             let names = column.as_string_view();
-            names.is_valid(row).then(|| names.value(row))
+            names.is_valid(row).then(|| names.value(row).as_bytes())
         }
 
-        fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, RowError> {
+        fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, LoadError> {
             self.0.fetch_add(1, Ordering::Relaxed);
             let missing = || RowError::new(RowStatus::ImageMissing, "it is not there");
             let name = self.name(column, row).ok_or_else(missing)?;
             let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample_data/images");
-            std::fs::read(images.join(name)).map_err(|_| missing())
+            let path = images.join(OsStr::from_bytes(name));
+            Ok(std::fs::read(path).map_err(|_| missing())?)
         }
     }
 
@@ -212,9 +236,12 @@ mod tests {
             column: "image".into(),
             loader: Box::new(Counting(loads.clone())),
             preprocess,
+            journal: None,
+            killers: Vec::new(),
         };
         let rows = RecordBatch::try_from_iter([("image", column)]).expect("a batch");
-        let images = step.apply(&rows).expect("it ends well");
+        let position = Position { part: 0, offset: 0, last: true };
+        let images = step.apply(&RowBatch { position, rows }).expect("it ends well");
         // Two images, one that is missing, and two rows without a name.
         assert_eq!(loads.load(Ordering::Relaxed), 5);
         assert_eq!(images.pixels.rows, [0, 2, 4]);

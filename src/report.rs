@@ -72,6 +72,11 @@ impl RunReport {
         files::replace(&dir.join(FILE_NAME), &text)
     }
 
+    /// Takes the report away, before anything of the output changes.
+    pub fn remove(dir: &Path) -> Result<(), Error> {
+        files::remove(&dir.join(FILE_NAME))
+    }
+
     /// Reads the report of a finished run, or `None` where there is none.
     pub fn read(dir: &Path) -> Result<Option<Self>, Error> {
         let path = dir.join(FILE_NAME);

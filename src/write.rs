@@ -13,8 +13,8 @@ use arrow::datatypes::SchemaRef;
 use crate::batch::EncodedBatch;
 use crate::columns::Column;
 use crate::error::{Error, RowStatus};
-use crate::manifest::{Manifest, PartRecord};
-use crate::sink::Sink;
+use crate::manifest::{Manifest, PartAbout, PartRecord};
+use crate::sink::{Published, Sink};
 use crate::source::{InputFile, Part};
 use crate::spec::OnRowError;
 
@@ -26,12 +26,17 @@ pub struct Output {
     pub on_row_error: OnRowError,
     /// The parts that this run makes.
     pub parts: Vec<Part>,
+    /// The key of every part of the whole plan.
+    pub keys: Vec<String>,
     /// The input file of each part's `input`.
     pub inputs: Vec<InputFile>,
     /// Parts in the whole plan, those of earlier runs included.
     pub total_parts: usize,
     /// Updated after every part.
     pub manifest: Manifest,
+    /// Whether the folder's manifest is this run's to write. Else others work on the output too,
+    /// and what the parts say of themselves is collected in the end.
+    pub writes_manifest: bool,
 }
 
 /// The stage's state.
@@ -97,16 +102,14 @@ impl Writer {
                 found: rows_in,
             });
         }
-        let published = self.sink.publish()?;
-        let record = PartRecord {
-            rows_in,
-            rows_out: published.rows,
-            bytes: published.bytes,
-            sha256: published.sha256,
-            statuses,
-        };
+        let about = PartAbout { key: self.output.keys[part.index].clone(), rows_in, statuses };
+        let Published { rows: rows_out, bytes, sha256 } = self.sink.publish(about.to_json())?;
+        let record = PartRecord { about, rows_out, bytes, sha256 };
         self.output.manifest.parts.insert(part.file_name(), record);
-        self.output.manifest.write(&self.output.dir)
+        match self.output.writes_manifest {
+            true => self.output.manifest.write(&self.output.dir),
+            false => Ok(()),
+        }
     }
 
     /// What an interruption left.

@@ -29,6 +29,7 @@ use clipmill::source::{InputFile, Part, Source};
 use clipmill::spec::{CaptionSpec, ColumnSpec, EmbeddingType, OnRowError};
 use clipmill::text::Tokenizer;
 use clipmill::write::Output;
+use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 const BATCHES: usize = 60;
@@ -150,14 +151,23 @@ fn stages(dir: &Path, load_models: Vec<LoadModel>, read: &Arc<AtomicUsize>) -> S
     let column = Column::new("embedding", ColumnSpec::TextEmbedding, EmbeddingType::F32, DIM);
     let caption = Field::new("caption", DataType::Utf8, false);
     let schema = Arc::new(Schema::new(vec![Arc::new(caption), column.field.clone()]));
-    let options = PartOptions { schema: schema.clone(), metadata: vec![] };
+    let parquet = ArrowSchemaConverter::new().convert(&input_schema()).expect("a column");
+    let parquet = Arc::new(parquet);
+    let options = PartOptions {
+        schema: schema.clone(),
+        declared: schema.clone(),
+        input: parquet.clone(),
+        metadata: vec![],
+    };
     let rows = (BATCHES * ROWS) as u64;
     let input = InputFile {
         path: "in.parquet".into(),
         rows,
         bytes: 0,
+        modified: 0,
         footer: String::new(),
         schema: input_schema(),
+        parquet,
         metadata: vec![],
     };
     let caption = CaptionStep { column: "caption".into(), tokenizer: tokenizer() };
@@ -166,16 +176,18 @@ fn stages(dir: &Path, load_models: Vec<LoadModel>, read: &Arc<AtomicUsize>) -> S
         prepare: Prepare { image: None, caption: Some(caption) },
         load_models,
         towers: Towers { image: false, text: true },
-        sink: Box::new(ParquetSink::create(dir, options).expect("a sink")),
+        sink: Box::new(ParquetSink::new(dir, options)),
         output: Output {
             dir: dir.to_owned(),
             schema,
             columns: vec![column],
             on_row_error: OnRowError::Keep,
             parts: vec![Part { index: 0, input: 0, start: 0, rows }],
+            keys: vec![String::new()],
             inputs: vec![input],
             total_parts: 1,
             manifest: Manifest::new(MadeWith::new(), 1),
+            writes_manifest: true,
         },
         threads: 1,
     }

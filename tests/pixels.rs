@@ -181,9 +181,10 @@ fn resize_is_pillows(dir: &Path) {
 
 #[test]
 fn a_resize_bomb_costs_only_its_crop() {
-    // 224 x 22,400,000 once resized.
+    // 224 x 11,200,000 once resized.
     let dir = config(r#"{}"#);
-    let preprocess = Preprocess::read(dir.path(), &PreprocessSpec::default()).expect("defaults");
+    let spec = PreprocessSpec { max_aspect_ratio: u32::MAX, ..PreprocessSpec::default() };
+    let preprocess = Preprocess::read(dir.path(), &spec).expect("defaults");
     let mut bmp =
         b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x01\0\0\0\x50\xc3\0\0\x01\0\x18\0".to_vec();
     bmp.resize(54 + 50_000 * 4, 7);
@@ -193,6 +194,11 @@ fn a_resize_bomb_costs_only_its_crop() {
     assert_eq!(info.map(|info| (info.width, info.height)), Some((1, 50_000)));
     result.expect("a plain BMP");
     assert_eq!(out, vec![7; out.len()]);
+
+    let preprocess = Preprocess::read(dir.path(), &PreprocessSpec::default()).expect("defaults");
+    let error = preprocess.apply(&bmp, &mut out).1.expect_err("too long by default");
+    assert_eq!(error.status, RowStatus::ImageTooLarge);
+    assert!(error.message.contains("max_aspect_ratio"), "{error}");
 }
 
 #[test]

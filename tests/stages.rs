@@ -23,6 +23,7 @@ use clipmill::sink::{ParquetSink, PartOptions, Published, Sink};
 use clipmill::source::{InputFile, Part, Source};
 use clipmill::spec::OnRowError;
 use clipmill::write::Output;
+use parquet::arrow::ArrowSchemaConverter;
 use parquet::file::metadata::KeyValue;
 
 const PARTS: usize = 20;
@@ -134,24 +135,33 @@ impl Sink for FaultySink {
         }
     }
 
-    fn publish(&mut self) -> Result<Published, Error> {
+    fn publish(&mut self, about: String) -> Result<Published, Error> {
         match self.fault {
             Fault::SinkPublishError if self.begun == 3 => Err(failure("publish")),
-            _ => self.sink.publish(),
+            _ => self.sink.publish(about),
         }
     }
 }
 
 fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages {
     let part = |index| Part { index, input: 0, start: index as u64 * ROWS, rows: ROWS };
-    let options = PartOptions { schema: schema(), metadata: vec![] };
-    let sink = ParquetSink::create(dir, options).expect("a sink");
+    let parquet = ArrowSchemaConverter::new().convert(&schema()).expect("a column");
+    let parquet = Arc::new(parquet);
+    let options = PartOptions {
+        schema: schema(),
+        declared: schema(),
+        input: parquet.clone(),
+        metadata: vec![],
+    };
+    let sink = ParquetSink::new(dir, options);
     let input = InputFile {
         path: "in.parquet".into(),
         rows: PARTS as u64 * ROWS,
         bytes: 0,
+        modified: 0,
         footer: String::new(),
         schema: schema(),
+        parquet,
         metadata: vec![],
     };
     Stages {
@@ -166,9 +176,11 @@ fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages {
             columns: vec![],
             on_row_error: OnRowError::Keep,
             parts: (0..PARTS).map(part).collect(),
+            keys: vec![String::new(); PARTS],
             inputs: vec![input],
             total_parts: PARTS,
             manifest: Manifest::new(MadeWith::new(), PARTS),
+            writes_manifest: true,
         },
         threads: 1,
     }

@@ -3,12 +3,12 @@
 use super::{pipeline, table};
 use crate::cli::PipelineArgs;
 use crate::error::Error;
-use crate::plan::Plan;
+use crate::plan::{Plan, Wanted};
 
 pub fn check(args: &PipelineArgs) -> Result<(), Error> {
     let plan = Plan::resolve(pipeline::read_layered(args, None)?)?;
-    let manifest = plan.manifest(&plan.made_with()?)?;
-    let left = plan.remaining(&manifest).len();
+    let wanted = Wanted { parts: &plan.parts, redo_changed: false, check_all: false };
+    let left = plan.resume(&plan.made_with()?, wanted)?.remaining.len();
     let state = match (left, plan.parts.len()) {
         (left, all) if left == all => format!("{} to do", table::counted(all as u64, "part")),
         (0, _) => "complete already: a run would do nothing".to_owned(),

@@ -12,9 +12,9 @@ use crate::analysis::summary::{Pair, ScoreSummary, SummaryColumns};
 use crate::cli::RunArgs;
 use crate::error::{Error, RowStatus};
 use crate::files::Lock;
-use crate::manifest::Manifest;
+use crate::manifest::{MadeWith, Manifest};
 use crate::model::AtOnce;
-use crate::plan::Plan;
+use crate::plan::{Plan, Resume, Wanted};
 use crate::progress::{self, Meter, Progress, Stage};
 use crate::report::{RunReport, StageWork, Work, peak_memory};
 use crate::run::{Stop, run as run_stages};
@@ -27,57 +27,114 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
         .map(|most| Override::flag("--max-failed", "run.max_failed", most.to_string()));
     let mut plan = Plan::resolve(pipeline::read_layered(&args.pipeline, max_failed)?)?;
     let (dir, max_failed) = (plan.output().to_owned(), plan.spec.run.max_failed);
-    if Manifest::read(&dir)?.is_none() {
+    let chosen = args.parts.as_ref().map(|list| plan.chosen(&list.0)).transpose()?;
+    if matches!(Manifest::read(&dir), Ok(None)) {
         // Nothing is done yet, so there is work for the model, and digesting it takes a while.
         plan.start_loading()?;
     }
     let made_with = plan.made_with()?;
     // Before the lock: a folder that is somebody else's is refused without a trace in it.
-    plan.manifest(&made_with)?;
-    let _lock = Lock::take(&dir)?;
-    let manifest = plan.manifest(&made_with)?;
-    let report = match (RunReport::read(&dir)?, plan.remaining(&manifest)) {
-        (Some(report), parts) if parts.is_empty() => {
-            // Missing only where a run was killed after its report.
-            Manifest::mark_complete(&dir)?;
-            say(args, &format!("{} is complete already: nothing to do\n\n", dir.display()))?;
-            report
-        }
-        (_, parts) => work_on(args, plan, parts, manifest)?,
+    plan.check_output(&made_with, args.redo_changed)?;
+    let (failed, rows) = match chosen {
+        Some(parts) => run_parts(args, plan, &made_with, &parts)?,
+        None => run_whole(args, plan, &made_with)?,
     };
-    say(args, &summary(&report))?;
-    let failed = report.rows - report.ok;
     match max_failed {
-        Some(most) if most.exceeded(failed, report.rows) => Err(Error::TooManyFailed {
-            failed,
-            rows: report.rows,
-            allowed: most.to_string(),
-            output: dir,
-        }),
+        Some(most) if most.exceeded(failed, rows) => {
+            Err(Error::TooManyFailed { failed, rows, allowed: most.to_string(), output: dir })
+        }
         _ => Ok(()),
     }
 }
 
-/// Does the parts that are left and writes the report of the whole output.
+/// Does whatever is left of the whole output. Returns how many of its rows failed, and of how
+/// many.
+fn run_whole(args: &RunArgs, plan: Plan, made_with: &MadeWith) -> Result<(u64, u64), Error> {
+    let dir = plan.output().to_owned();
+    let _lock = Lock::take(&dir)?;
+    let parts = plan.parts.clone();
+    let wanted = Wanted { parts: &parts, redo_changed: args.redo_changed, check_all: false };
+    let resume = plan.resume(made_with, wanted)?;
+    warn(&resume);
+    let report = match RunReport::read(&dir)? {
+        Some(report) if resume.is_complete() => {
+            // Missing only where a run was killed after its report.
+            Manifest::mark_complete(&dir)?;
+            say(args.quiet, &format!("{} is complete already: nothing to do\n\n", dir.display()))?;
+            report
+        }
+        _ => {
+            plan.claim(&resume)?;
+            let (about, meter) = (About::of(&plan), Arc::new(Meter::start()));
+            let manifest = work_on(args, plan, resume, &meter, true)?;
+            about.publish(&manifest, &meter)?
+        }
+    };
+    say(args.quiet, &summary(&report))?;
+    Ok((report.rows - report.ok, report.rows))
+}
+
+/// Does some parts beside others who do theirs. Returns how many of their rows failed, and of how
+/// many.
+fn run_parts(
+    args: &RunArgs,
+    plan: Plan,
+    made_with: &MadeWith,
+    parts: &[Part],
+) -> Result<(u64, u64), Error> {
+    let dir = plan.output().to_owned();
+    let names: Vec<_> = parts.iter().map(Part::file_name).collect();
+    let _locks = Lock::take_parts(&dir, &names)?;
+    let resume = {
+        let _manifest = Lock::wait_for_manifest(&dir)?;
+        let wanted = Wanted { parts, redo_changed: args.redo_changed, check_all: false };
+        let resume = plan.resume(made_with, wanted)?;
+        if resume.is_changed || !resume.remaining.is_empty() {
+            plan.claim_parts(&resume)?;
+        }
+        resume
+    };
+    warn(&resume);
+    let of = plan.parts.len();
+    let manifest = work_on(args, plan, resume, &Arc::new(Meter::start()), false)?;
+    let mut rows = BTreeMap::new();
+    for (status, n) in names.iter().flat_map(|name| &manifest.parts[name].about.statuses) {
+        *rows.entry(status.clone()).or_insert(0) += n;
+    }
+    let all: u64 = rows.values().sum();
+    let ok = rows.remove(RowStatus::Ok.as_str()).unwrap_or(0);
+    let done = format!(
+        "{}\n\n {} of {of} are in {}; when all are, `clipmill finalize` ends the job\n",
+        counts(all, ok, &rows),
+        table::counted(names.len() as u64, "part"),
+        dir.display()
+    );
+    say(args.quiet, &done)?;
+    Ok((all - ok, all))
+}
+
+/// Does the parts that are left, if any. Returns the manifest with them.
 fn work_on(
     args: &RunArgs,
     plan: Plan,
-    parts: Vec<Part>,
-    mut manifest: Manifest,
-) -> Result<RunReport, Error> {
-    let about = About::of(&plan);
-    let meter = Arc::new(Meter::start());
-    if !parts.is_empty() {
-        announce(args, &plan, parts.len());
-        let rows = parts.iter().map(|part| part.rows).sum();
-        let mut progress = Progress::new(rows, args.quiet);
-        let stages = plan.stages(parts, manifest)?;
-        manifest = run_stages(stages, &meter, &mut progress, &stop_on_signals()?)?;
+    resume: Resume,
+    meter: &Arc<Meter>,
+    writes_manifest: bool,
+) -> Result<Manifest, Error> {
+    if resume.remaining.is_empty() {
+        return Ok(resume.manifest);
     }
-    let report = about.report(&manifest, &meter)?;
-    report.write(&about.dir)?;
-    Manifest::mark_complete(&about.dir)?;
-    Ok(report)
+    announce(args, &plan, &resume);
+    let rows = resume.remaining.iter().map(|part| part.rows).sum();
+    let mut progress = Progress::new(rows, args.quiet);
+    let stages = plan.stages(resume, writes_manifest)?;
+    run_stages(stages, meter, &mut progress, &stop_on_signals()?)
+}
+
+/// Says what was found in the output folder that should not be there. Also when asked to be quiet:
+/// it is no progress.
+pub(super) fn warn(resume: &Resume) {
+    resume.notes.iter().for_each(|note| progress::say(&format!("warning: {note}")));
 }
 
 /// What Ctrl-C and SIGTERM raise. A second signal ends the process at once.
@@ -95,22 +152,22 @@ fn stop_on_signals() -> Result<Arc<Stop>, Error> {
     Ok(Arc::new(stop))
 }
 
-fn say(args: &RunArgs, text: &str) -> Result<(), Error> {
-    if args.quiet { Ok(()) } else { table::print(text) }
+pub(super) fn say(quiet: bool, text: &str) -> Result<(), Error> {
+    if quiet { Ok(()) } else { table::print(text) }
 }
 
 /// One line before the work, on stderr with the progress: what runs, on what.
-fn announce(args: &RunArgs, plan: &Plan, parts: usize) {
+fn announce(args: &RunArgs, plan: &Plan, resume: &Resume) {
     if args.quiet {
         return;
     }
-    let done = plan.parts.len() - parts;
-    let going_on = match done {
-        0 => String::new(),
-        done => format!(", going on after {} complete", table::counted(done as u64, "part")),
+    let what = match (&args.parts, resume.manifest.parts.len()) {
+        (Some(_), _) => format!(", {} of them now", resume.remaining.len()),
+        (None, 0) => String::new(),
+        (None, n) => format!(", going on after {} complete", table::counted(n as u64, "part")),
     };
     progress::say(&format!(
-        "{} in {}{going_on}; {}, batches of {}, {}",
+        "{} in {}{what}; {}, batches of {}, {}",
         table::counted(plan.rows(), "row"),
         table::counted(plan.parts.len() as u64, "part"),
         plan.runs_on(),
@@ -120,7 +177,7 @@ fn announce(args: &RunArgs, plan: &Plan, parts: usize) {
 }
 
 /// What the report says of the plan, kept while the plan becomes the run.
-struct About {
+pub(super) struct About {
     dir: PathBuf,
     parts: Vec<PathBuf>,
     scores: Vec<String>,
@@ -133,7 +190,7 @@ struct About {
 }
 
 impl About {
-    fn of(plan: &Plan) -> Self {
+    pub(super) fn of(plan: &Plan) -> Self {
         let dir = plan.output().to_owned();
         let (image, caption) = plan.used_columns();
         let scores = plan.columns.iter().filter(|column| column.kind.is_score());
@@ -148,6 +205,14 @@ impl About {
             pipeline: serde_json::to_value(&plan.spec).expect("a pipeline is plain data"),
             dir,
         }
+    }
+
+    /// Writes the report of the whole output, and marks it complete.
+    pub(super) fn publish(&self, manifest: &Manifest, meter: &Meter) -> Result<RunReport, Error> {
+        let report = self.report(manifest, meter)?;
+        report.write(&self.dir)?;
+        Manifest::mark_complete(&self.dir)?;
+        Ok(report)
     }
 
     fn report(&self, manifest: &Manifest, meter: &Meter) -> Result<RunReport, Error> {
@@ -199,16 +264,19 @@ fn work(meter: &Meter) -> Work {
     }
 }
 
-/// The short table that a run ends with.
-fn summary(report: &RunReport) -> String {
-    let mut rows = vec![
-        vec!["rows".to_owned(), table::count(report.rows)],
-        vec!["ok".to_owned(), table::count(report.ok)],
-    ];
-    for (status, n) in &report.failed {
-        rows.push(vec![format!("failed: {status}"), table::count(*n)]);
+/// Rows by status, as a table.
+fn counts(rows: u64, ok: u64, failed: &BTreeMap<String, u64>) -> String {
+    let mut lines =
+        vec![vec!["rows".to_owned(), table::count(rows)], vec!["ok".to_owned(), table::count(ok)]];
+    for (status, n) in failed {
+        lines.push(vec![format!("failed: {status}"), table::count(*n)]);
     }
-    let mut text = format!("{}\n", table::table(&[], rows, &[1]));
+    table::table(&[], lines, &[1])
+}
+
+/// The short table that a run ends with.
+pub(super) fn summary(report: &RunReport) -> String {
+    let mut text = format!("{}\n", counts(report.rows, report.ok, &report.failed));
     for score in &report.scores {
         text += &score_summary(score);
     }

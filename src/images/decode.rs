@@ -19,7 +19,9 @@ mod turbo;
 mod webp;
 
 use std::io;
+use std::sync::Arc;
 
+use super::budget::{Budget, Permit};
 use super::resize::{Region, Rgb};
 use crate::batch::{ImageFormat, ImageInfo};
 use crate::contain::contain;
@@ -29,6 +31,9 @@ use crate::spec::{ExifSpec, PreprocessSpec};
 /// No side may be longer: it is JPEG's and WebP's limit, and an i32 holds three times its square.
 const MAX_SIDE: u32 = 65_535;
 
+/// Bytes that a decoder may hold for a pixel: 16-bit RGBA as it is read, as 8 bits, and as RGB.
+pub const DECODER_BYTES_A_PIXEL: u64 = 8 + 4 + 3;
+
 /// What is wanted of an image.
 pub struct Request<'a> {
     pub spec: &'a PreprocessSpec,
@@ -37,6 +42,10 @@ pub struct Request<'a> {
     pub region: &'a dyn Fn(usize, usize) -> Region,
     /// Memory that the pixels may take; what is in it does not matter.
     pub scratch: Vec<u8>,
+    /// What the memory for decoding is taken out of, and where the permit is put: the pixels are
+    /// still needed when decoding is over.
+    pub budget: &'a Arc<Budget>,
+    pub permit: &'a mut Option<Permit>,
 }
 
 /// Decodes an image of any format that clipmill reads; the format is told from the bytes.
@@ -86,12 +95,24 @@ impl Gate<'_> {
             return Err(undecodable("the header says 0 pixels"));
         }
         let pixels = u64::from(width) * u64::from(height);
-        if pixels > self.request.spec.max_pixels || width.max(height) > MAX_SIDE {
-            let most = self.request.spec.max_pixels;
+        let (short, long) = (width.min(height), width.max(height));
+        let spec = self.request.spec;
+        if u64::from(long) > u64::from(short) * u64::from(spec.max_aspect_ratio) {
+            let most = spec.max_aspect_ratio;
+            let message = format!(
+                "{width} x {height}: one side is over {most} times the other (max_aspect_ratio)"
+            );
+            return Err(RowError::new(RowStatus::ImageTooLarge, message));
+        }
+        if pixels > spec.max_pixels || long > MAX_SIDE {
+            let most = spec.max_pixels;
             let limit = format!("{most} pixels (max_pixels) and {MAX_SIDE} a side");
             let message = format!("{width} x {height} is over the limit of {limit}");
             return Err(RowError::new(RowStatus::ImageTooLarge, message));
         }
+        // A second look at the same image must not wait for the first one's permit.
+        *self.request.permit = None;
+        *self.request.permit = Some(self.request.budget.take(pixels * bytes_a_pixel(format)));
         Ok(())
     }
 
@@ -118,6 +139,15 @@ impl Gate<'_> {
     fn memory(&self, samples: u64) -> u64 {
         let info = self.info.expect("`admit` came first");
         u64::from(info.width) * u64::from(info.height) * samples + (16 << 20)
+    }
+}
+
+/// Bytes that decoding may take for each pixel of an image.
+fn bytes_a_pixel(format: ImageFormat) -> u64 {
+    match format {
+        // Four inks and RGB; of a progressive file every coefficient is kept, in 16 bits.
+        ImageFormat::Jpeg => 2 * 3 + 4 + 3,
+        _ => DECODER_BYTES_A_PIXEL,
     }
 }
 

@@ -4,8 +4,10 @@
 //! opened without waiting for whoever is at the other end of a FIFO, and read up to a limit.
 //! What the bytes are is found by `decode`.
 
+use std::ffi::OsStr;
 use std::io::{self, Read};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::DataType;
@@ -13,7 +15,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
 use rustix::fs::OFlags;
 
-use crate::error::{Error, RowError, RowStatus};
+use crate::error::{Error, RowError, RowStatus, passes};
 use crate::spec::ImagePathSpec;
 
 /// Gets the encoded bytes of a row's image.
@@ -26,20 +28,39 @@ pub trait ImageLoader: Send + Sync {
 
     /// What names the image of `row`, where it is named: rows of a batch with the same name have
     /// the same image, which is then loaded and decoded once.
-    fn name<'a>(&self, column: &'a dyn Array, row: usize) -> Option<&'a str>;
+    fn name<'a>(&self, column: &'a dyn Array, row: usize) -> Option<&'a [u8]>;
 
     /// The bytes of the image of `row` of a column that `bind` gave.
     ///
     /// # Errors
-    /// `image_path_missing`, `image_missing`, `image_refused`, `image_unreadable` or
-    /// `image_too_large`.
-    fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, RowError>;
+    /// Of the row: `image_path_missing`, `image_missing`, `image_refused`, `image_unreadable` or
+    /// `image_too_large`. Of the machine, which would be every row's: no more open files, a
+    /// network file system that is away.
+    fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, LoadError>;
+}
+
+/// Why there are no bytes.
+#[derive(Debug)]
+pub enum LoadError {
+    /// It is this row's image.
+    Row(RowError),
+    /// It is not, so the run must not write it down as if it were.
+    Machine(Error),
+}
+
+impl From<RowError> for LoadError {
+    fn from(error: RowError) -> Self {
+        LoadError::Row(error)
+    }
 }
 
 /// Reads files beneath a root folder. The column holds their paths relative to it.
 #[derive(Debug)]
 pub struct PathLoader {
     root: Dir,
+    /// For messages.
+    root_path: PathBuf,
+    allow_absolute: bool,
     max_bytes: u64,
 }
 
@@ -50,7 +71,12 @@ impl PathLoader {
     /// [`Error::NotFound`] if the root is not there, [`Error::Io`] if it cannot be opened.
     pub fn open(spec: &ImagePathSpec, max_bytes: u64) -> Result<Self, Error> {
         match Dir::open_ambient_dir(&spec.root, ambient_authority()) {
-            Ok(root) => Ok(Self { root, max_bytes }),
+            Ok(root) => Ok(Self {
+                root,
+                root_path: spec.root.clone(),
+                allow_absolute: spec.allow_absolute,
+                max_bytes,
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotFound {
                 what: "the image root",
                 path: spec.root.clone(),
@@ -61,43 +87,56 @@ impl PathLoader {
     }
 
     /// Reads one file. Regular files only; symbolic links are followed beneath the root.
-    fn read(&self, path: &str) -> Result<Vec<u8>, RowError> {
-        let file = self.open_file(path).map_err(|error| open_error(path, &error))?;
+    fn read(&self, path: &Path) -> Result<Vec<u8>, LoadError> {
+        let machine = |error| {
+            LoadError::Machine(Error::io("read the image", self.root_path.join(path))(error))
+        };
+        let file = match self.open_file(path) {
+            Ok(file) => file,
+            Err(error) if is_of_machine(&error) => return Err(machine(error)),
+            Err(error) => return Err(open_error(path, &error).into()),
+        };
         let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
         if !metadata.is_file() {
-            let message = format!("\"{path}\" is not a regular file");
-            return Err(RowError::new(RowStatus::ImageRefused, message));
+            let message = format!("{path:?} is not a regular file");
+            return Err(RowError::new(RowStatus::ImageRefused, message).into());
         }
         if metadata.len() > self.max_bytes {
-            return Err(self.too_large(path));
+            return Err(self.too_large(path).into());
         }
         let mut bytes = Vec::with_capacity(metadata.len() as usize);
         // The file may grow while it is read, so the limit holds here too.
-        let read = file.take(self.max_bytes + 1).read_to_end(&mut bytes);
-        read.map_err(|error| unreadable(path, &error))?;
+        match file.take(self.max_bytes.saturating_add(1)).read_to_end(&mut bytes) {
+            Err(error) if is_of_machine(&error) => return Err(machine(error)),
+            Err(error) => return Err(unreadable(path, &error).into()),
+            Ok(_) => {}
+        }
         if bytes.len() as u64 > self.max_bytes {
-            return Err(self.too_large(path));
+            return Err(self.too_large(path).into());
         }
         if bytes.is_empty() {
-            let message = format!("\"{path}\": the file is empty");
-            return Err(RowError::new(RowStatus::ImageUndecodable, message));
+            let message = format!("{path:?}: the file is empty");
+            return Err(RowError::new(RowStatus::ImageUndecodable, message).into());
         }
         Ok(bytes)
     }
 
-    fn open_file(&self, path: &str) -> io::Result<File> {
-        // Absolute paths fail beneath a root whatever they name; say so before any look-up.
-        if Path::new(path).has_root() {
-            return Err(io::Error::from(io::ErrorKind::PermissionDenied));
-        }
+    fn open_file(&self, path: &Path) -> io::Result<File> {
         let mut options = OpenOptions::new();
         // Without O_NONBLOCK, opening a FIFO waits for a writer that never comes.
         options.read(true).custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32);
-        self.root.open_with(path, &options)
+        match path.has_root() {
+            false => self.root.open_with(path, &options),
+            true if self.allow_absolute => {
+                File::open_ambient_with(path, &options, ambient_authority())
+            }
+            // They fail beneath a root whatever they name; say so before any look-up.
+            true => Err(io::Error::from(io::ErrorKind::PermissionDenied)),
+        }
     }
 
-    fn too_large(&self, path: &str) -> RowError {
-        let message = format!("\"{path}\" has more than {} bytes (max_bytes)", self.max_bytes);
+    fn too_large(&self, path: &Path) -> RowError {
+        let message = format!("{path:?} has more than {} bytes (max_bytes)", self.max_bytes);
         RowError::new(RowStatus::ImageTooLarge, message)
     }
 }
@@ -110,23 +149,22 @@ impl ImageLoader for PathLoader {
             let problem = format!("the column is {}; paths are strings", column.data_type());
             return Err(refused(problem));
         }
-        arrow::compute::cast(column, &DataType::Utf8View)
+        arrow::compute::cast(column, &DataType::BinaryView)
             .map_err(|error| refused(error.to_string()))
     }
 
-    fn name<'a>(&self, column: &'a dyn Array, row: usize) -> Option<&'a str> {
-        let paths = column.as_string_view_opt().expect("`bind` made it a Utf8View column");
+    fn name<'a>(&self, column: &'a dyn Array, row: usize) -> Option<&'a [u8]> {
+        let paths = column.as_binary_view_opt().expect("`bind` made it a BinaryView column");
         paths.is_valid(row).then(|| paths.value(row))
     }
 
-    fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, RowError> {
-        let paths = column.as_string_view_opt().expect("`bind` made it a Utf8View column");
-        if paths.is_null(row) {
-            return Err(RowError::new(RowStatus::ImagePathMissing, "the image path is null"));
-        }
-        match paths.value(row) {
-            "" => Err(RowError::new(RowStatus::ImagePathMissing, "the image path is empty")),
-            path => self.read(path),
+    fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, LoadError> {
+        let paths = column.as_binary_view_opt().expect("`bind` made it a BinaryView column");
+        let missing = |message| RowError::new(RowStatus::ImagePathMissing, message).into();
+        match paths.is_valid(row).then(|| paths.value(row)) {
+            None => Err(missing("the image path is null")),
+            Some(b"") => Err(missing("the image path is empty")),
+            Some(path) => self.read(Path::new(OsStr::from_bytes(path))),
         }
     }
 }
@@ -134,7 +172,9 @@ impl ImageLoader for PathLoader {
 /// Whether a column of that type holds paths: strings, a dictionary of them, or nulls alone.
 fn is_text(kind: &DataType) -> bool {
     match kind {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => true,
+        // Strings travel as bytes, and a path may be any.
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::BinaryView => true,
+        DataType::Null => true,
         DataType::Dictionary(_, values) => is_text(values),
         _ => false,
     }
@@ -142,28 +182,33 @@ fn is_text(kind: &DataType) -> bool {
 
 /// Why a path could not be opened. A path out of the root gets one message, whether or not
 /// there is something at its end: the difference would tell what is outside.
-fn open_error(path: &str, error: &io::Error) -> RowError {
+fn open_error(path: &Path, error: &io::Error) -> RowError {
     let escaped = error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none();
     if escaped {
-        let message = format!("\"{path}\" leaves the image root");
+        let message = format!("{path:?} leaves the image root");
         return RowError::new(RowStatus::ImageRefused, message);
     }
     // A socket, a device without a driver, or a name that no file can have (a NUL in it).
     let nothing_regular = [rustix::io::Errno::NXIO, rustix::io::Errno::INVAL];
     if nothing_regular.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
-        let message = format!("\"{path}\" is not a regular file");
+        let message = format!("{path:?} is not a regular file");
         return RowError::new(RowStatus::ImageRefused, message);
     }
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-            RowError::new(RowStatus::ImageMissing, format!("\"{path}\" does not exist"))
+            RowError::new(RowStatus::ImageMissing, format!("{path:?} does not exist"))
         }
         _ => unreadable(path, error),
     }
 }
 
-fn unreadable(path: &str, error: &io::Error) -> RowError {
-    RowError::new(RowStatus::ImageUnreadable, format!("could not read \"{path}\": {error}"))
+/// Whether every other image would fail too. A bad sector (EIO) is this image's.
+fn is_of_machine(error: &io::Error) -> bool {
+    passes(error) && error.raw_os_error() != Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> RowError {
+    RowError::new(RowStatus::ImageUnreadable, format!("could not read {path:?}: {error}"))
 }
 
 #[cfg(test)]
@@ -190,8 +235,35 @@ mod tests {
         symlink("../outside.jpg", root.join("out.jpg")).expect("a link");
         symlink("/nowhere/at/all", root.join("dangling.jpg")).expect("a link");
         rustix::fs::mkfifoat(rustix::fs::CWD, root.join("fifo.jpg"), 0o600.into()).expect("a FIFO");
-        let loader = PathLoader::open(&ImagePathSpec { root }, 10).expect("the root is there");
+        let spec = ImagePathSpec { root, allow_absolute: false };
+        let loader = PathLoader::open(&spec, 10).expect("the root is there");
         (dir, loader)
+    }
+
+    fn row_error(loaded: Result<Vec<u8>, LoadError>) -> RowError {
+        match loaded {
+            Err(LoadError::Row(error)) => error,
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn absolute_paths_are_read_where_the_pipeline_says_so_and_relative_ones_stay_confined() {
+        let (dir, confined) = loader();
+        let spec = ImagePathSpec { root: confined.root_path, allow_absolute: true };
+        let loader = PathLoader::open(&spec, 10).expect("the root is there");
+        let absolute = dir.path().join("outside.jpg").display().to_string();
+        let column: ArrayRef = Arc::new(StringArray::from(vec![&absolute, "../outside.jpg"]));
+        let column = loader.bind(&column).expect("strings");
+        assert_eq!(loader.load(&column, 0).expect("it is there"), b"secret");
+        assert_eq!(row_error(loader.load(&column, 1)).status, RowStatus::ImageRefused);
+    }
+
+    #[test]
+    fn what_fails_for_every_image_is_no_rows_fault() {
+        for (code, of_machine) in [(5, false), (2, false), (13, false), (23, true), (24, true)] {
+            assert_eq!(is_of_machine(&io::Error::from_raw_os_error(code)), of_machine, "{code}");
+        }
     }
 
     #[test]
@@ -223,7 +295,7 @@ mod tests {
         ] {
             let column: ArrayRef = Arc::new(StringArray::from(vec![path]));
             let column = loader.bind(&column).expect("strings");
-            let error = loader.load(&column, 0).expect_err(path);
+            let error = row_error(loader.load(&column, 0));
             assert_eq!((error.status, error.message), (status, message));
         }
     }
@@ -239,7 +311,7 @@ mod tests {
         for column in columns {
             let column = loader.bind(&column).expect("strings");
             assert_eq!(loader.load(&column, 0).expect("it is there"), b"bytes");
-            let error = loader.load(&column, 1).expect_err("null");
+            let error = row_error(loader.load(&column, 1));
             assert_eq!(error.status, RowStatus::ImagePathMissing);
         }
         let nulls = loader.bind(&(Arc::new(NullArray::new(1)) as ArrayRef)).expect("nulls");
@@ -250,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_root_that_is_not_there_is_bad_usage() {
-        let spec = ImagePathSpec { root: "/no/such/root".into() };
+        let spec = ImagePathSpec { root: "/no/such/root".into(), allow_absolute: false };
         assert_eq!(PathLoader::open(&spec, 10).expect_err("no root").exit_code(), 2);
     }
 }

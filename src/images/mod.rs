@@ -8,10 +8,12 @@
 //! The pixels are those of transformers' `CLIPImageProcessorPil` over Pillow 13, byte for byte
 //! (`tests/pixels.rs`). Scaling to floats is not done here: it happens on the device.
 
+mod budget;
 pub mod decode;
 pub mod load;
 pub mod preprocess;
 pub mod resize;
 
-pub use load::{ImageLoader, PathLoader};
+pub use decode::DECODER_BYTES_A_PIXEL;
+pub use load::{ImageLoader, LoadError, PathLoader};
 pub use preprocess::Preprocess;

@@ -7,10 +7,12 @@ mod config;
 
 use std::cell::RefCell;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use self::config::Config;
+use super::budget::Budget;
 use super::decode::{self, Request};
 use super::resize::{Filter, Resize, Rgb, Size, Vector};
 use crate::batch::{ImageInfo, PixelScale};
@@ -35,6 +37,7 @@ pub struct Preprocess {
     rescale: Option<f64>,
     normalise: Option<([f32; 3], [f32; 3])>,
     spec: PreprocessSpec,
+    budget: Arc<Budget>,
 }
 
 /// The size before the crop.
@@ -98,7 +101,13 @@ impl Preprocess {
             )),
             false => None,
         };
-        Ok(Self { resize, filter, output, rescale, normalise, spec: spec.clone() })
+        let (spec, budget) = (spec.clone(), Arc::new(Budget::new(u64::MAX)));
+        Ok(Self { resize, filter, output, rescale, normalise, spec, budget })
+    }
+
+    /// The same, with a limit to the bytes that images may take that are decoded at once.
+    pub fn with_memory(self, bytes: u64) -> Self {
+        Self { budget: Arc::new(Budget::new(bytes)), ..self }
     }
 
     /// The height of the pixels.
@@ -157,9 +166,16 @@ impl Preprocess {
     pub fn apply(&self, bytes: &[u8], out: &mut [u8]) -> (Option<ImageInfo>, Result<(), RowError>) {
         assert_eq!(out.len(), self.n_bytes(), "`out` has the size of one image");
         let region = |width, height| self.window(width, height).0.source(width, height);
-        let scratch = SCRATCH.take();
-        let (info, decoded) =
-            decode::decode(bytes, Request { spec: &self.spec, region: &region, scratch });
+        // Held until the pixels are not needed any more.
+        let mut permit = None;
+        let request = Request {
+            spec: &self.spec,
+            region: &region,
+            scratch: SCRATCH.take(),
+            budget: &self.budget,
+            permit: &mut permit,
+        };
+        let (info, decoded) = decode::decode(bytes, request);
         let fitted = decoded.map(|image| {
             self.fit(&image, out);
             if image.data.capacity() <= SCRATCH_BYTES {

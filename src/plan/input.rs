@@ -1,16 +1,20 @@
 //! Opening the input of a plan: files found, columns checked, parts cut. Nothing is read beyond
 //! the footers.
 
+use std::path::PathBuf;
+
 use arrow::datatypes::{DataType, SchemaRef};
 
 use crate::columns::Needs;
+use crate::contain::own_program;
 use crate::error::Error;
-use crate::source::{InputFile, Part, find_files};
+use crate::source::{InputFile, Part, check_magic, find_files, preflight};
 use crate::spec::{ParquetSourceSpec, PipelineSpec, SourceSpec};
 
 /// Opens every input file and makes sure that all have the same columns.
 pub fn open(spec: &ParquetSourceSpec) -> Result<Vec<InputFile>, Error> {
     let paths = find_files(&spec.path)?;
+    preflight(&paths)?;
     let inputs = paths.iter().map(|path| InputFile::open(path)).collect::<Result<Vec<_>, _>>()?;
     let first = inputs.first().expect("find_files returns at least one file");
     for other in &inputs[1..] {
@@ -20,6 +24,20 @@ pub fn open(spec: &ParquetSourceSpec) -> Result<Vec<InputFile>, Error> {
         }
     }
     Ok(inputs)
+}
+
+/// Has a child process read every footer before this one does.
+fn preflight(paths: &[PathBuf]) -> Result<(), Error> {
+    paths.iter().try_for_each(|path| check_magic(path))?;
+    let Some(mut program) = own_program() else { return Ok(()) };
+    let verdicts = preflight::preflight(program.arg("preflight"), paths)
+        .map_err(Error::io("start", program.get_program()))?;
+    for (path, verdict) in paths.iter().zip(verdicts) {
+        let refused =
+            |problem: String| Error::Parquet { path: path.clone(), source: problem.into() };
+        verdict.map_err(refused)?;
+    }
+    Ok(())
 }
 
 /// The first difference in names and types. Nullability and metadata may differ.
@@ -131,12 +149,14 @@ pub fn cut(inputs: &[InputFile], rows_per_part: u64, limit: Option<u64>) -> Vec<
 mod tests {
     use super::*;
     use arrow::datatypes::Schema;
+    use parquet::arrow::ArrowSchemaConverter;
     use std::sync::Arc;
 
     fn file(rows: u64) -> InputFile {
         let schema = Arc::new(Schema::empty());
+        let parquet = ArrowSchemaConverter::new().convert(&schema).expect("no columns").into();
         let (path, footer) = ("x.parquet".into(), String::new());
-        InputFile { path, rows, bytes: 0, footer, schema, metadata: vec![] }
+        InputFile { path, rows, bytes: 0, modified: 0, footer, schema, parquet, metadata: vec![] }
     }
 
     fn rows(parts: &[Part]) -> Vec<(usize, u64, u64)> {

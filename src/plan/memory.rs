@@ -4,6 +4,7 @@
 
 use serde::Serialize;
 
+use crate::images::DECODER_BYTES_A_PIXEL;
 use crate::model::clip::ClipFiles;
 use crate::model::device::Placement;
 use crate::run::QUEUE;
@@ -18,8 +19,15 @@ fn batches_in_flight(placements: &[Placement]) -> u64 {
     (1 + QUEUE + a_device * placements.len()) as u64
 }
 
-/// Bytes that a decoder may hold for a pixel: 16-bit RGBA as it is read, as 8 bits, and as RGB.
-const DECODER_BYTES_A_PIXEL: u64 = 8 + 4 + 3;
+/// What images may take that are decoded at once, where the pipeline does not say: enough for
+/// photos of 9 megapixels on every thread.
+const IMAGE_MEMORY_A_THREAD: u64 = 128 << 20;
+
+/// The budget of all images that are decoded at once, in bytes.
+pub fn image_memory(spec: &PipelineSpec, threads: usize) -> u64 {
+    let given = spec.run.image_memory.map(u64::from);
+    given.unwrap_or(IMAGE_MEMORY_A_THREAD.saturating_mul(threads as u64))
+}
 
 /// Bytes by what holds them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -28,7 +36,8 @@ pub struct Memory {
     pub weights: u64,
     /// Preprocessed images that wait or are being encoded.
     pub pixels: u64,
-    /// The most that decoding can take: every thread at an image of `max_pixels`.
+    /// The most that decoding can take: the budget, or one image of `max_pixels` if that is more;
+    /// and the file that each thread reads.
     pub decoding: u64,
     /// Column pages of the row group that is being written, and of the one being compressed.
     pub writing: u64,
@@ -46,12 +55,12 @@ impl Memory {
         let pixels =
             (side * side * 3).saturating_mul(batches_in_flight(placements) * batch_size as u64);
         let one = spec.preprocess.max_pixels.saturating_mul(DECODER_BYTES_A_PIXEL);
-        let one = one.saturating_add(spec.preprocess.max_bytes);
+        let files = spec.preprocess.max_bytes.saturating_mul(threads as u64);
         Self {
             // Read from the file, converted and laid out one tensor at a time.
             weights: model.n_parameters() * placements[0].kind.elt_size_in_bytes() as u64,
             pixels,
-            decoding: one.saturating_mul(threads as u64),
+            decoding: image_memory(spec, threads).max(one).saturating_add(files),
             writing: 2 * ROW_GROUP_BYTES as u64,
         }
     }

@@ -7,22 +7,27 @@ mod input;
 mod loading;
 mod memory;
 mod provenance;
+mod resume;
+mod suspects;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 pub use memory::Memory;
+pub use resume::{Resume, Wanted};
 
 use loading::Loading;
 
 use crate::batch::PixelScale;
 use crate::columns::{Column, Needs};
-use crate::error::Error;
+use crate::crash::{Journal, RowId};
+use crate::error::{self, Error};
 use crate::files;
 use crate::images::{PathLoader, Preprocess};
-use crate::manifest::{MadeWith, Manifest};
+use crate::manifest::MadeWith;
 use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
 use crate::model::{DualEncoder, Towers};
@@ -36,6 +41,7 @@ use crate::spec::{
     SourceSpec,
 };
 use crate::text::Tokenizer;
+use crate::travel::travel_field;
 use crate::write::Output;
 
 /// Rows a batch on a CPU. The towers cut a batch into passes that fit its caches, so a larger one
@@ -43,6 +49,9 @@ use crate::write::Output;
 const BATCH_CPU: usize = 64;
 /// Rows a batch on CUDA.
 const BATCH_CUDA: usize = 512;
+
+/// More parts than this are a mistake, or a lie in a footer.
+pub const MOST_PARTS: usize = 1_000_000;
 
 /// A pipeline that can run.
 pub struct Plan {
@@ -98,6 +107,8 @@ impl Plan {
         let batch_size = spec.run.batch_size.map_or(default_batch, usize::from);
         let threads = spec.run.threads.map_or_else(available_threads, usize::from);
         let parts = input::cut(&inputs, u64::from(u32::from(sink.rows_per_part)), source.limit);
+        let image_memory = memory::image_memory(&spec, threads);
+        let preprocess = preprocess.map(|preprocess| preprocess.with_memory(image_memory));
         let memory = Memory::of(&spec, &model, (batch_size, threads), &placements);
         Ok(Self {
             settings,
@@ -131,6 +142,23 @@ impl Plan {
         self.parts.iter().map(|part| part.rows).sum()
     }
 
+    /// The parts of these indices.
+    ///
+    /// # Errors
+    /// `Setting` for an index that the plan does not have.
+    pub fn chosen(&self, indices: &[usize]) -> Result<Vec<Part>, Error> {
+        let part = |index: &usize| {
+            self.parts.get(*index).copied().ok_or_else(|| Error::Setting {
+                key: "--parts".into(),
+                problem: format!(
+                    "there is no part {index}: the plan has {}, from 0 on",
+                    self.parts.len()
+                ),
+            })
+        };
+        indices.iter().map(part).collect()
+    }
+
     /// The input columns that hold the image and the caption, where they are used.
     pub fn used_columns(&self) -> (Option<&str>, Option<&str>) {
         (self.image_column.as_deref(), self.caption_column.as_deref())
@@ -155,29 +183,6 @@ impl Plan {
     /// Everything that the output's values depend on. Reads the weights once to digest them.
     pub fn made_with(&self) -> Result<MadeWith, Error> {
         provenance::made_with(self)
-    }
-
-    /// The folder's manifest: of an earlier run of this same plan, or a new one.
-    ///
-    /// Refuses a folder that holds anything else, or parts that were made differently.
-    pub fn manifest(&self, made_with: &MadeWith) -> Result<Manifest, Error> {
-        let dir = self.output();
-        match Manifest::read(dir)? {
-            Some(found) => match found.difference(made_with) {
-                None => Ok(found),
-                Some(difference) => Err(Error::OutputDiffers { path: dir.to_owned(), difference }),
-            },
-            None => match first_entry(dir)? {
-                None => Ok(Manifest::new(made_with.clone(), self.parts.len())),
-                Some(found) => Err(Error::OutputExists { path: dir.to_owned(), found }),
-            },
-        }
-    }
-
-    /// The parts that a manifest does not have yet.
-    pub fn remaining(&self, manifest: &Manifest) -> Vec<Part> {
-        let missing = |part: &&Part| !manifest.has(self.output(), &part.file_name());
-        self.parts.iter().filter(missing).copied().collect()
     }
 
     /// Begins to load the model onto every device, for a run that is sure to need it.
@@ -209,8 +214,10 @@ impl Plan {
         self.threads.min(available_threads())
     }
 
-    /// Makes the stages that do `parts`. Creates the output folder with its manifest.
-    pub fn stages(mut self, parts: Vec<Part>, mut manifest: Manifest) -> Result<Stages, Error> {
+    /// Makes the stages that do what is left. For who holds the lock of the whole output folder,
+    /// which `claim` has made ready, or those of these parts.
+    pub fn stages(mut self, resume: Resume, writes_manifest: bool) -> Result<Stages, Error> {
+        let Resume { manifest, remaining: parts, keys, .. } = resume;
         if self.loading.is_empty() {
             self.start_loading()?;
         }
@@ -225,23 +232,31 @@ impl Plan {
         });
         let load_models = load_models.collect();
         let towers = self.towers();
-        // A part that is done again is not done until then.
-        parts.iter().for_each(|part| drop(manifest.parts.remove(&part.file_name())));
+        let killers = manifest.killers.clone();
+        let journal = match self.image_column {
+            Some(_) => Some(self.journal(&parts, writes_manifest)?),
+            None => None,
+        };
         let metadata = provenance::metadata(&self, &manifest);
-        let options = PartOptions { schema: self.schema.clone(), metadata };
-        let sink = ParquetSink::create(self.output(), options)?;
-        // Before the first part: a run killed right after publishing it must find its own folder.
-        Manifest::mark_incomplete(self.output())?;
-        manifest.write(self.output())?;
+        let travelling = self.travelling();
+        let options = PartOptions {
+            schema: travelling.clone(),
+            declared: self.schema.clone(),
+            input: self.inputs[0].parquet.clone(),
+            metadata,
+        };
+        let sink = ParquetSink::new(self.output(), options);
         let output = Output {
             dir: self.output().to_owned(),
-            schema: self.schema,
+            schema: travelling,
             columns: self.columns,
             on_row_error: self::sink(&self.spec).on_row_error,
             parts: parts.clone(),
+            keys,
             inputs: self.inputs.clone(),
             total_parts: self.parts.len(),
             manifest,
+            writes_manifest,
         };
         let image = self.image_column.zip(self.loader).zip(self.preprocess.clone());
         let caption = self.caption_column.zip(self.tokenizer);
@@ -250,6 +265,8 @@ impl Plan {
                 column,
                 loader: Box::new(loader),
                 preprocess,
+                journal,
+                killers,
             }),
             caption: caption.map(|(column, tokenizer)| CaptionStep { column, tokenizer }),
         };
@@ -262,6 +279,33 @@ impl Plan {
             output,
             threads: self.threads,
         })
+    }
+}
+
+impl Plan {
+    /// The output's columns as batches have them: those of the input travel.
+    fn travelling(&self) -> SchemaRef {
+        let from_input = self.schema.fields().len() - self.columns.len();
+        let (given, made) = self.schema.fields().split_at(from_input);
+        let fields: Vec<_> = given.iter().map(travel_field).chain(made.iter().cloned()).collect();
+        Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()))
+    }
+
+    /// The journal of a run of these parts, and who watches it.
+    fn journal(&self, parts: &[Part], is_alone: bool) -> Result<Arc<Journal>, Error> {
+        let of = match (is_alone, parts.first()) {
+            (false, Some(first)) => format!(".{}", first.file_name()),
+            _ => String::new(),
+        };
+        let journal = Arc::new(Journal::create(self.output(), &of, self.threads)?);
+        let seconds = self.spec.run.decode_timeout.get();
+        let (parts, inputs) = (self.parts.clone(), self.inputs.clone());
+        journal.watch(Duration::from_secs(seconds.into()), move |RowId { part, row }| {
+            let Part { input, start, .. } = parts[part];
+            let path = inputs[input].path.clone();
+            error::exit(&Error::DecoderHangs { path, row: start + row, seconds });
+        });
+        Ok(journal)
     }
 }
 
@@ -367,23 +411,4 @@ fn output_schema(inputs: &[InputFile], columns: &[Column]) -> Result<SchemaRef, 
 /// Cores that the process may use.
 pub fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// What an output folder holds besides a lock and leftovers of a killed run.
-fn first_entry(dir: &Path) -> Result<Option<String>, Error> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("list", dir)(error)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = PathBuf::from(entry.map_err(Error::io("list", dir))?.file_name());
-        let name = name.to_string_lossy().into_owned();
-        if !files::is_housekeeping(&name) {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names.into_iter().next())
 }

@@ -1,5 +1,7 @@
 //! How the output was made: what the manifest compares and what every part file says.
 
+use std::collections::BTreeMap;
+
 use parquet::file::metadata::KeyValue;
 use serde_json::json;
 
@@ -7,11 +9,14 @@ use super::Plan;
 use crate::digest;
 use crate::error::Error;
 use crate::manifest::{MadeWith, Manifest};
-use crate::source::InputFile;
+use crate::source::{InputFile, Part};
 
 /// Settings that say where or how fast, and change nothing in the output. The input is told by
 /// its files.
 const NOT_MEANING: [&str; 3] = ["run.", "sink.parquet.path", "source.parquet.path"];
+
+/// Settings that say which parts there are, and change nothing within one.
+const CUT: [&str; 2] = ["source.parquet.limit", "sink.parquet.rows_per_part"];
 
 /// Everything that the output's values depend on, by name.
 ///
@@ -25,11 +30,10 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
         }
     }
     for input in &plan.inputs {
-        // However the path was typed.
-        let path = input.path.canonicalize().map_err(Error::io("read", &input.path))?;
-        let InputFile { rows, bytes, footer, .. } = input;
-        let value = format!("{rows} rows, {bytes} bytes, footer sha256 {footer}");
-        made_with.insert(format!("input {}", path.display()), value);
+        let InputFile { rows, bytes, modified, footer, .. } = input;
+        let value =
+            format!("{rows} rows, {bytes} bytes, written {modified} ns, footer sha256 {footer}");
+        made_with.insert(input_key(input), value);
     }
     let columns: Vec<_> = plan.columns.iter().map(|column| column.name.as_str()).collect();
     made_with.insert("columns, in order".to_owned(), columns.join(", "));
@@ -46,6 +50,33 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
         made_with.insert("tokenizer sha256".to_owned(), digests.join(" "));
     }
     Ok(made_with)
+}
+
+/// The name of an input among what the output was made with.
+fn input_key(input: &InputFile) -> String {
+    // However the path was typed. It was there a moment ago.
+    let path = input.path.canonicalize().unwrap_or_else(|_| input.path.clone());
+    format!("input {}", path.display())
+}
+
+/// For each part of the plan, the digest of everything that its values depend on: what concerns
+/// every part, its input file, and which rows of it.
+pub fn part_keys(plan: &Plan, made_with: &MadeWith) -> Vec<String> {
+    let shared = made_with
+        .iter()
+        .filter(|(key, _)| !key.starts_with("input ") && !CUT.contains(&key.as_str()));
+    let shared = json!(shared.collect::<BTreeMap<_, _>>()).to_string();
+    let inputs = plan.inputs.iter().map(|input| {
+        let key = input_key(input);
+        let found = made_with.get(&key).cloned().unwrap_or_default();
+        (key, found)
+    });
+    let inputs: Vec<_> = inputs.collect();
+    let key = |part: &Part| {
+        let rows = [part.start, part.rows];
+        digest::of_bytes(json!([shared, inputs[part.input], rows]).to_string().as_bytes())
+    };
+    plan.parts.iter().map(key).collect()
 }
 
 /// The key-value metadata of every part, `clipmill.*`. The input's own comes with each part.

@@ -4,8 +4,9 @@
 //! A sink knows nothing of the columns' meaning; `columns` has filled them.
 
 mod parquet;
+mod seal;
 
-pub use parquet::{ParquetSink, PartOptions, ROW_GROUP_BYTES};
+pub use parquet::{ParquetSink, PartOptions, ROW_GROUP_BYTES, read_published};
 
 use ::parquet::file::metadata::KeyValue;
 use arrow::array::RecordBatch;
@@ -21,8 +22,9 @@ pub trait Sink {
     /// Adds rows to the open part.
     fn write(&mut self, rows: &RecordBatch) -> Result<(), Error>;
 
-    /// Publishes the open part: under its final name it is complete and on disk, or absent.
-    fn publish(&mut self) -> Result<Published, Error>;
+    /// Publishes the open part: under its final name it is complete and on disk, or absent. The
+    /// file says `about` of itself, for [`read_published`].
+    fn publish(&mut self, about: String) -> Result<Published, Error>;
 }
 
 /// A part file that is complete.

@@ -1,4 +1,4 @@
-//! Parquet part files, each published whole (see `files`).
+//! Parquet part files, each published whole (see `files`) and sealed (see `seal`).
 //!
 //! What a file holds (columns, provenance) is given; only how it is laid out is decided here.
 
@@ -9,23 +9,33 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::ColumnPath;
+use parquet::schema::types::{ColumnPath, SchemaDescPtr};
 
+use super::seal::{self, BLANK, SEAL_KEY, SealedFile};
 use super::{Published, Sink};
-use crate::digest::DigestedFile;
+use crate::contain::contain;
 use crate::error::Error;
 use crate::files;
+use crate::travel::travel_writer;
 
 /// A row group is closed once its buffered pages reach this size: large enough to compress and
 /// scan well, small enough that a writer holds no more than this.
 pub const ROW_GROUP_BYTES: usize = 64 << 20;
 
+/// The key under which a part says what it is.
+const ABOUT_KEY: &str = "clipmill.part";
+
 /// What every part of a run has in common.
 #[derive(Debug, Clone)]
 pub struct PartOptions {
+    /// The columns of the batches that are written.
     pub schema: SchemaRef,
+    /// The columns as the file declares them.
+    pub declared: SchemaRef,
+    /// The input's columns, whose annotations are kept.
+    pub input: SchemaDescPtr,
     /// Written as the file's key-value metadata.
     pub metadata: Vec<KeyValue>,
 }
@@ -33,28 +43,23 @@ pub struct PartOptions {
 /// Writes part files into one folder.
 pub struct ParquetSink {
     dir: PathBuf,
-    schema: SchemaRef,
+    options: PartOptions,
     properties: WriterProperties,
-    metadata: Vec<KeyValue>,
     open: Option<OpenPart>,
 }
 
 struct OpenPart {
     /// The final path.
     done: PathBuf,
-    writer: ArrowWriter<DigestedFile>,
+    writer: ArrowWriter<SealedFile>,
     rows: u64,
 }
 
 impl ParquetSink {
-    /// A sink into `dir`, which is made if it is not there and cleared of what a killed run left
-    /// under temporary names.
-    pub fn create(dir: &Path, options: PartOptions) -> Result<Self, Error> {
-        fs::create_dir_all(dir).map_err(Error::io("create the output folder", dir))?;
-        files::remove_leftovers(dir)?;
-        let PartOptions { schema, metadata } = options;
-        let properties = properties(&schema);
-        Ok(Self { dir: dir.to_owned(), schema, properties, metadata, open: None })
+    /// A sink into `dir`, which is there.
+    pub fn new(dir: &Path, options: PartOptions) -> Self {
+        let properties = properties(&options.declared);
+        Self { dir: dir.to_owned(), options, properties, open: None }
     }
 
     fn open_part(&mut self) -> &mut OpenPart {
@@ -67,10 +72,13 @@ impl Sink for ParquetSink {
         let done = self.dir.join(file_name);
         let temporary = files::temporary(&done);
         let file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
-        let metadata = [metadata, &self.metadata].concat();
+        let PartOptions { schema, declared, input, metadata: own } = &self.options;
+        let metadata = [metadata, own].concat();
         let properties = self.properties.clone().into_builder();
-        let properties = Some(properties.set_key_value_metadata(Some(metadata)).build());
-        let writer = ArrowWriter::try_new(DigestedFile::new(file), self.schema.clone(), properties)
+        let properties = properties.set_key_value_metadata(Some(metadata)).build();
+        let file = SealedFile::new(file);
+        let writer = travel_writer(declared, input, properties)
+            .and_then(|options| ArrowWriter::try_new_with_options(file, schema.clone(), options))
             .map_err(|error| write_error(&done, error))?;
         self.open = Some(OpenPart { done, writer, rows: 0 });
         Ok(())
@@ -89,15 +97,39 @@ impl Sink for ParquetSink {
         written.map_err(|error| write_error(&part.done, error))
     }
 
-    fn publish(&mut self) -> Result<Published, Error> {
+    fn publish(&mut self, about: String) -> Result<Published, Error> {
         let part = self.open.take().expect("run begins a part before it publishes it");
-        let OpenPart { done, writer, rows } = part;
-        let written = writer.into_inner().map_err(|error| write_error(&done, error))?;
-        let (file, sha256) = written.finish();
-        let bytes = file.metadata().map_err(Error::io("read", &done))?.len();
+        let OpenPart { done, mut writer, rows } = part;
+        // The rows go out, and what is left is the footer, with the seal in it.
+        let written = writer.flush().and_then(|()| {
+            writer.append_key_value_metadata(KeyValue::new(ABOUT_KEY.to_owned(), about));
+            writer.append_key_value_metadata(KeyValue::new(SEAL_KEY.to_owned(), BLANK.to_owned()));
+            writer.inner_mut().hold();
+            writer.into_inner()
+        });
+        let sealed = written.map_err(|error| write_error(&done, error))?.finish();
+        let (file, bytes, sha256) = sealed.map_err(Error::io("write", files::temporary(&done)))?;
         files::publish(file, &done)?;
         Ok(Published { rows, bytes, sha256 })
     }
+}
+
+/// What a part file says of itself, or `None` if it is no whole part of clipmill's: cut, changed,
+/// or somebody else's. Reads all of it.
+pub fn read_published(path: &Path) -> Result<Option<(String, Published)>, Error> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let Some(sha256) = seal::check(&mut file).map_err(Error::io("read", path))? else {
+        return Ok(None);
+    };
+    let bytes = file.metadata().map_err(Error::io("read", path))?.len();
+    // The seal fits, so the footer is ours.
+    let read = contain(|| ParquetMetaDataReader::new().parse_and_finish(&file));
+    let Some(Ok(footer)) = read else { return Ok(None) };
+    let footer = footer.file_metadata();
+    let mut pairs = footer.key_value_metadata().into_iter().flatten();
+    let about = pairs.find(|pair| pair.key == ABOUT_KEY).and_then(|pair| pair.value.clone());
+    let rows = footer.num_rows().max(0) as u64;
+    Ok(about.map(|about| (about, Published { rows, bytes, sha256 })))
 }
 
 impl Drop for ParquetSink {

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,11 +13,14 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
 use parquet::basic::Type;
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{KeyValue, ParquetMetaData};
+use parquet::schema::types::SchemaDescPtr;
 
+use super::footer::check_footer;
 use crate::contain::contain;
 use crate::digest;
 use crate::error::{Cause, Error};
+use crate::travel::travel_reader;
 
 /// One input file, opened once to learn what it holds.
 #[derive(Debug, Clone)]
@@ -24,35 +28,45 @@ pub struct InputFile {
     pub path: PathBuf,
     pub rows: u64,
     pub bytes: u64,
+    /// When it was last written, in nanoseconds since 1970. Only ever compared for equality.
+    pub modified: i128,
     /// SHA-256 of the footer, which holds the offset and size of every page's column chunk.
     pub footer: String,
-    /// Columns with their Arrow types, as the writer declared them.
+    /// Columns with their Arrow types, as the writer declared them. What batches hold is
+    /// `travel_schema` of these.
     pub schema: SchemaRef,
-    /// The file's own key-value metadata, less the encoded Arrow schema.
+    /// The same as Parquet has them.
+    pub parquet: SchemaDescPtr,
+    /// The file's own key-value metadata, less the encoded Arrow schema and what clipmill says of
+    /// the run that made it.
     pub metadata: Vec<KeyValue>,
 }
 
 impl InputFile {
     /// Reads a file's footer.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let builder = reader(path)?;
-        let footer = builder.metadata().file_metadata();
-        let rows = u64::try_from(footer.num_rows()).map_err(|_| Error::Parquet {
-            path: path.to_owned(),
-            source: format!("its footer claims {} rows", footer.num_rows()).into(),
-        })?;
-        check_names(path, builder.schema())?;
-        let bytes = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
+        let Opened { footer, declared, .. } = Opened::new(path)?;
+        let footer = footer.file_metadata();
+        check_names(path, &declared)?;
+        let on_disk = std::fs::metadata(path).map_err(Error::io("read", path))?;
         let metadata = footer.key_value_metadata().cloned().unwrap_or_default();
         Ok(Self {
             path: path.to_owned(),
-            rows,
-            bytes,
+            rows: footer.num_rows() as u64,
+            bytes: on_disk.len(),
+            modified: i128::from(on_disk.mtime()) * 1_000_000_000
+                + i128::from(on_disk.mtime_nsec()),
             footer: footer_digest(path)?,
-            schema: builder.schema().clone(),
-            metadata: metadata.into_iter().filter(|pair| pair.key != "ARROW:schema").collect(),
+            schema: declared,
+            parquet: footer.schema_descr_ptr(),
+            metadata: metadata.into_iter().filter(is_own).collect(),
         })
     }
+}
+
+/// Whether a pair of a file's metadata is the owner's, and stays true of what is made of the file.
+fn is_own(pair: &KeyValue) -> bool {
+    pair.key != "ARROW:schema" && !pair.key.starts_with("clipmill.")
 }
 
 /// Two columns of one name cannot both be meant, and most readers refuse them.
@@ -143,18 +157,31 @@ pub fn check_magic(path: &Path) -> Result<(), Error> {
     }
 }
 
-pub(super) fn reader(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, Error> {
-    check_magic(path)?;
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let metadata = guarded(path, || ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))?;
-    let schema = kept_schema(path, &metadata)?;
-    let metadata = if &schema == metadata.schema() {
-        metadata
-    } else {
-        let options = ArrowReaderOptions::new().with_schema(schema);
-        guarded(path, || ArrowReaderMetadata::try_new(metadata.metadata().clone(), options))?
-    };
-    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata))
+/// A Parquet file whose footer was read and makes sense.
+pub(super) struct Opened {
+    pub file: File,
+    pub footer: Arc<ParquetMetaData>,
+    /// The columns as the writer declared them.
+    pub declared: SchemaRef,
+}
+
+impl Opened {
+    pub fn new(path: &Path) -> Result<Self, Error> {
+        check_magic(path)?;
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let bytes = file.metadata().map_err(Error::io("read", path))?.len();
+        let load = || ArrowReaderMetadata::load(&file, ArrowReaderOptions::new());
+        let metadata = guarded(path, load)?;
+        guarded(path, || check_footer(metadata.metadata(), bytes))?;
+        let declared = kept_schema(path, &metadata)?;
+        Ok(Self { file, footer: metadata.metadata().clone(), declared })
+    }
+
+    /// A reader whose batches have the columns' `travel_schema`.
+    pub fn reader(self, path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, Error> {
+        let metadata = guarded(path, || travel_reader(&self.footer, &self.declared))?;
+        Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(self.file, metadata))
+    }
 }
 
 /// The Arrow types that bring every value back as it is.

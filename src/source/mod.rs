@@ -2,11 +2,15 @@
 //!
 //! A source reads tables only; the images that a row names are loaded by `images`.
 
+mod footer;
 mod input;
+mod pages;
 mod parquet;
+mod pieces;
+pub mod preflight;
 
 pub use input::{InputFile, check_magic, find_files};
-pub use parquet::ParquetSource;
+pub use parquet::{BATCH_BYTES, ParquetSource};
 
 use crate::batch::RowBatch;
 use crate::error::Error;

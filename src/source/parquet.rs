@@ -1,20 +1,27 @@
 //! Reading parts of Parquet files, in order.
 //!
 //! A part's batches start at the part's first row whatever the file's row groups are, so that a
-//! part read alone gives the batches that it gives in a whole run.
+//! part read alone gives the batches that it gives in a whole run. They hold strings as views of
+//! their bytes (see `travel`), and no more than a number of bytes, whatever the pages expand to.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
-use super::input::{InputFile, guarded, reader};
+use super::input::{InputFile, Opened, guarded};
+use super::pages::check_dictionaries;
+use super::pieces::{row_ends, rows_per_read, rows_that_fit};
 use super::{Part, Source};
 use crate::batch::{Position, RowBatch};
 use crate::error::Error;
+
+/// The bytes that the values of a batch may take together, each written out.
+pub const BATCH_BYTES: u64 = 128 << 20;
 
 /// Reads parts of Parquet files, in the order given.
 pub struct ParquetSource {
@@ -54,7 +61,7 @@ impl Source for ParquetSource {
         let offset = self.given;
         let wanted = (part.rows - offset).min(self.batch_size as u64);
         let rows = self.open(part)?.take(wanted as usize)?;
-        self.given += wanted;
+        self.given += rows.num_rows() as u64;
         let last = self.given == part.rows;
         if last {
             self.parts.pop_front();
@@ -80,11 +87,13 @@ impl OpenFile {
     /// Opens a file at a part's first row. Row groups before it are not read.
     fn new(input: &InputFile, part: Part, batch_size: usize) -> Result<Self, Error> {
         let path = &input.path;
-        let builder = reader(path)?;
-        if builder.metadata().file_metadata().num_rows() != input.rows as i64 {
-            let found = builder.metadata().file_metadata().num_rows().max(0) as u64;
+        let opened = Opened::new(path)?;
+        let found = opened.footer.file_metadata().num_rows() as u64;
+        if found != input.rows {
             return Err(Error::RowCount { path: path.clone(), expected: input.rows, found });
         }
+        let file = Arc::new(opened.file.try_clone().map_err(Error::io("open", path))?);
+        let builder = opened.reader(path)?;
         let mut skip = part.start;
         let mut groups = 0..builder.metadata().num_row_groups();
         for group in builder.metadata().row_groups() {
@@ -95,15 +104,18 @@ impl OpenFile {
             skip -= rows;
             groups.start += 1;
         }
+        let footer = builder.metadata().clone();
+        guarded(path, || check_dictionaries(&file, &footer, groups.clone()))?;
+        let schema = builder.schema().clone();
         let builder = builder
             .with_row_groups(groups.collect())
             .with_offset(skip as usize)
-            .with_batch_size(batch_size);
+            .with_batch_size(rows_per_read(&footer, BATCH_BYTES).min(batch_size));
         let reader = guarded(path, || builder.build())?;
         Ok(Self {
             input: part.input,
             path: path.clone(),
-            schema: input.schema.clone(),
+            schema,
             file_rows: input.rows,
             at: part.start,
             reader,
@@ -111,23 +123,35 @@ impl OpenFile {
         })
     }
 
-    /// The next `wanted` rows, exactly. At the file's last row, makes sure that there are no more.
+    /// The next `wanted` rows, or those of them that take [`BATCH_BYTES`]; one at least. At the
+    /// file's last row, makes sure that there are no more.
     fn take(&mut self, wanted: usize) -> Result<RecordBatch, Error> {
         let mut pieces = Vec::new();
-        let mut missing = wanted;
+        let (mut missing, mut left) = (wanted, BATCH_BYTES);
         while missing > 0 {
             let Some(piece) = self.read()? else {
                 let found = self.at + (wanted - missing) as u64;
                 return Err(self.row_count(found));
             };
-            let used = piece.num_rows().min(missing);
+            let ends = row_ends(&piece);
+            self.check_sizes(&ends, wanted - missing)?;
+            let fits = match rows_that_fit(&ends, left) {
+                // The batch is full, unless there is nothing in it.
+                1 if ends[1] > left && !pieces.is_empty() => 0,
+                fits => fits,
+            };
+            let used = fits.min(missing);
             if used < piece.num_rows() {
                 self.pending = Some(piece.slice(used, piece.num_rows() - used));
             }
             pieces.push(piece.slice(0, used));
             missing -= used;
+            left = left.saturating_sub(ends[used]);
+            if fits < piece.num_rows() {
+                break;
+            }
         }
-        self.at += wanted as u64;
+        self.at += (wanted - missing) as u64;
         if self.at == self.file_rows
             && let Some(extra) = self.read()?
         {
@@ -137,6 +161,20 @@ impl OpenFile {
             1 => Ok(pieces.swap_remove(0)),
             _ => concat_batches(&self.schema, &pieces)
                 .map_err(|source| Error::Arrow { action: "join two batches", source }),
+        }
+    }
+
+    /// Refuses a row that is larger than a batch may be: writing it takes several times its size.
+    fn check_sizes(&self, ends: &[u64], before: usize) -> Result<(), Error> {
+        let sizes = ends.windows(2).map(|ends| ends[1] - ends[0]);
+        match sizes.enumerate().find(|(_, bytes)| *bytes > BATCH_BYTES) {
+            None => Ok(()),
+            Some((row, bytes)) => Err(Error::RowSize {
+                path: self.path.clone(),
+                row: self.at + (before + row) as u64,
+                bytes,
+                most: BATCH_BYTES,
+            }),
         }
     }
 

@@ -6,7 +6,7 @@
 pub mod layers;
 mod values;
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
@@ -73,6 +73,10 @@ pub enum ImageSpec {
 pub struct ImagePathSpec {
     /// Relative paths start here and may not leave it.
     pub root: PathBuf,
+    /// Whether absolute paths in the table are read too, whatever they name: only for a table that
+    /// is trusted.
+    #[serde(default)]
+    pub allow_absolute: bool,
 }
 
 /// `[preprocess]`: what is not in the model's preprocessor_config.json.
@@ -85,11 +89,18 @@ pub struct PreprocessSpec {
     pub max_pixels: u64,
     /// Files of more bytes than this are `image_too_large`.
     pub max_bytes: u64,
+    /// Images with one side more than this many times the other are `image_too_large`.
+    pub max_aspect_ratio: u32,
 }
 
 impl Default for PreprocessSpec {
     fn default() -> Self {
-        Self { exif: ExifSpec::Ignore, max_pixels: 64_000_000, max_bytes: 256 << 20 }
+        Self {
+            exif: ExifSpec::Ignore,
+            max_pixels: 64_000_000,
+            max_bytes: 256 << 20,
+            max_aspect_ratio: 1_000,
+        }
     }
 }
 
@@ -280,6 +291,13 @@ pub struct RunSpec {
     /// CPU threads; by default the cores that the process may use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<NonZeroUsize>,
+    /// Bytes that all images that are being decoded may take together; one more waits. By default
+    /// 128 MiB a thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_memory: Option<NonZeroU64>,
+    /// Seconds that decoding one image may take. After them the run ends (75), and the next one
+    /// tries that image in a process of its own.
+    pub decode_timeout: NonZeroU32,
     /// The most rows that may fail before the run exits with 3: a count or a percentage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_failed: Option<MaxFailed>,
@@ -287,6 +305,13 @@ pub struct RunSpec {
 
 impl Default for RunSpec {
     fn default() -> Self {
-        Self { device: DeviceSpec::Auto, batch_size: None, threads: None, max_failed: None }
+        Self {
+            device: DeviceSpec::Auto,
+            batch_size: None,
+            threads: None,
+            image_memory: None,
+            decode_timeout: const { NonZeroU32::new(60).unwrap() },
+            max_failed: None,
+        }
     }
 }

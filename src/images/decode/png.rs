@@ -31,6 +31,8 @@ fn decode_whole(bytes: &[u8], gate: &mut Gate<'_>) -> Result<(Rgb, u32), RowErro
     options.set_skip_ancillary_crc_failures(false);
     let mut decoder = Decoder::new_with_options(Cursor::new(bytes), options);
     decoder.set_transformations(Transformations::IDENTITY);
+    // A small one may inflate to gigabytes, and nothing reads it.
+    decoder.set_ignore_iccp_chunk(true);
     let header = decoder.read_header_info().map_err(|error| damaged(&error))?;
     let (width, height) = (header.width, header.height);
     gate.admit(width, height, ImageFormat::Png)?;

@@ -1,0 +1,43 @@
+//! `clipmill finalize`: checks every part of a job that was done in shares, and marks it complete.
+//!
+//! It makes no part and loads no model.
+
+use super::pipeline;
+use super::run::{About, say, summary, warn};
+use crate::cli::FinalizeArgs;
+use crate::error::Error;
+use crate::files::Lock;
+use crate::manifest::Manifest;
+use crate::plan::{Plan, Wanted};
+use crate::progress::Meter;
+use crate::report::RunReport;
+
+pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
+    let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, None)?)?;
+    let dir = plan.output().to_owned();
+    let made_with = plan.made_with()?;
+    plan.check_output(&made_with, false)?;
+    let _lock = Lock::take(&dir)?;
+    let wanted = Wanted { parts: &plan.parts, redo_changed: false, check_all: true };
+    let resume = plan.resume(&made_with, wanted)?;
+    warn(&resume);
+    if let Some(first) = resume.remaining.first() {
+        return Err(Error::PartsMissing {
+            path: dir,
+            missing: resume.remaining.len(),
+            parts: plan.parts.len(),
+            first: first.file_name(),
+        });
+    }
+    let report = match RunReport::read(&dir)? {
+        Some(report) if resume.is_complete() => {
+            Manifest::mark_complete(&dir)?;
+            report
+        }
+        _ => {
+            plan.claim(&resume)?;
+            About::of(&plan).publish(&resume.manifest, &Meter::start())?
+        }
+    };
+    say(args.quiet, &summary(&report))
+}

@@ -1,0 +1,246 @@
+//! What of a plan's output is there already, and what is left to do.
+//!
+//! The manifest is believed where it is whole. Where it is silent, damaged or gone, each part file
+//! is asked: a part whose seal fits and whose key is the plan's is as good as a recorded one.
+//! Nothing is written here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Plan, provenance};
+use crate::crash;
+use crate::error::Error;
+use crate::files;
+use crate::manifest::{FILE_NAME, MadeWith, Manifest, PartRecord, SUCCESS};
+use crate::report::{self, RunReport};
+use crate::sink::{Published, read_published};
+use crate::source::Part;
+
+/// Where a run goes on.
+pub struct Resume {
+    /// Of the plan as it is now, with the parts that stand.
+    pub manifest: Manifest,
+    /// The parts that are wanted and not there.
+    pub remaining: Vec<Part>,
+    /// Files of parts that the plan does not have, to be removed.
+    pub stale: Vec<String>,
+    /// The key of every part of the plan.
+    pub keys: Vec<String>,
+    /// What dead processes were at, to be removed once the manifest knows of it.
+    journals: Vec<PathBuf>,
+    /// Whether the folder's manifest says something else, or there is none.
+    pub is_changed: bool,
+    /// What a person should know of how the folder was found.
+    pub notes: Vec<String>,
+}
+
+/// What the caller allows and wants.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The parts to look for; others are taken from the manifest as they are.
+    pub parts: &'a [Part],
+    /// Whether parts that were made differently may be done again.
+    pub redo_changed: bool,
+    /// Whether recorded parts are read and held against their digests.
+    pub check_all: bool,
+}
+
+impl Resume {
+    /// Whether the output is as it should be, but perhaps for its report.
+    pub fn is_complete(&self) -> bool {
+        self.remaining.is_empty() && self.stale.is_empty() && !self.is_changed
+    }
+}
+
+impl Plan {
+    /// Makes sure that the output folder is this plan's to write to, without a trace in it.
+    ///
+    /// # Errors
+    /// `OutputExists` for a folder that holds anything else, `OutputDiffers` for parts that were
+    /// made differently and may not be redone.
+    pub fn check_output(&self, made_with: &MadeWith, redo_changed: bool) -> Result<(), Error> {
+        let path = self.output();
+        match Manifest::read(path) {
+            Ok(Some(found)) => match found.difference(made_with) {
+                Some(difference) if !redo_changed => {
+                    Err(Error::OutputDiffers { path: path.to_owned(), difference })
+                }
+                _ => Ok(()),
+            },
+            Ok(None) => match foreign_entry(path)? {
+                None => Ok(()),
+                Some(found) => Err(Error::OutputExists { path: path.to_owned(), found }),
+            },
+            // It is clipmill's, and it is made again.
+            Err(Error::Manifest { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Finds out what is left to do. For who holds the locks.
+    ///
+    /// # Errors
+    /// Those of [`Plan::check_output`].
+    pub fn resume(&self, made_with: &MadeWith, wanted: Wanted<'_>) -> Result<Resume, Error> {
+        self.check_output(made_with, wanted.redo_changed)?;
+        let dir = self.output();
+        let (found, mut notes) = match Manifest::read(dir) {
+            Ok(found) => (found, Vec::new()),
+            Err(Error::Manifest { problem, .. }) => (None, vec![format!("{FILE_NAME} {problem}")]),
+            Err(error) => return Err(error),
+        };
+        let is_new = found.is_none();
+        let before = found.clone();
+        let difference = found.as_ref().and_then(|found| found.difference(made_with));
+        notes.extend(difference.map(|what| format!("doing again what changed: {what}")));
+        let recorded = found.map_or_else(BTreeMap::new, |found| found.parts);
+        let keys = provenance::part_keys(self, made_with);
+        let mut manifest = Manifest::new(made_with.clone(), self.parts.len());
+        manifest.killers = before.as_ref().map_or_else(Vec::new, |found| found.killers.clone());
+        let mut remaining = Vec::new();
+        for part in &self.parts {
+            let (name, key) = (part.file_name(), &keys[part.index]);
+            let record = recorded.get(&name).filter(|record| record.about.key == *key);
+            let record = record.filter(|record| record.is_there(dir, &name));
+            let is_wanted = wanted.parts.contains(part);
+            if let Some(record) = record.filter(|_| !(wanted.check_all && is_wanted)) {
+                manifest.parts.insert(name, record.clone());
+                continue;
+            }
+            if !is_wanted {
+                continue;
+            }
+            match read_part(&dir.join(&name))? {
+                Found::Part(found) if found.about.key == *key => {
+                    // Recorded under another digest: one whole part was put in another's place.
+                    if record.is_none_or(|record| *record == found) {
+                        manifest.parts.insert(name, found);
+                        continue;
+                    }
+                    notes.push(format!("{name} is not the one that was recorded: it is redone"));
+                }
+                Found::Part(_) if is_new && !wanted.redo_changed => {
+                    let difference = format!("{name} came from another input, model or setting");
+                    return Err(Error::OutputDiffers { path: dir.to_owned(), difference });
+                }
+                Found::Damaged => notes.push(format!("{name} is damaged: it is redone")),
+                Found::Part(_) | Found::Nothing => {}
+            }
+            remaining.push(*part);
+        }
+        if is_new && !manifest.parts.is_empty() {
+            let (n, of) = (manifest.parts.len(), self.parts.len());
+            notes.push(format!("{FILE_NAME} was made again: {n} of {of} parts are whole"));
+        }
+        let stale = self.stale(&recorded)?;
+        let (journals, suspects) = crash::left_behind(dir)?;
+        if !suspects.is_empty() && !wanted.check_all {
+            manifest.killers.extend(self.killers(&suspects, &mut notes)?);
+        }
+        let is_changed = before.as_ref() != Some(&manifest);
+        Ok(Resume { manifest, remaining, stale, keys, journals, is_changed, notes })
+    }
+
+    /// Makes the folder ready for what is left to do, so that from here on it says no more than is
+    /// true. For who holds the lock of the whole folder.
+    pub fn claim(&self, resume: &Resume) -> Result<(), Error> {
+        let dir = self.output();
+        self.claim_parts(resume)?;
+        for name in &resume.stale {
+            let path = dir.join(name);
+            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+        files::remove_leftovers(dir)
+    }
+
+    /// The same for who holds the locks of some parts and that of the manifest.
+    pub fn claim_parts(&self, resume: &Resume) -> Result<(), Error> {
+        let dir = self.output();
+        // Before a part: a run killed right after publishing one must find its own folder.
+        Manifest::mark_incomplete(dir)?;
+        RunReport::remove(dir)?;
+        if resume.is_changed {
+            resume.manifest.write(dir)?;
+        }
+        crash::forget(&resume.journals)
+    }
+
+    /// Part files that the plan does not have: of an earlier, larger input.
+    fn stale(&self, recorded: &BTreeMap<String, PartRecord>) -> Result<Vec<String>, Error> {
+        let dir = self.output();
+        let mut stale = Vec::new();
+        for name in part_files(dir)? {
+            let planned = part_index(&name).is_some_and(|index| index < self.parts.len());
+            let is_ours = || Ok(matches!(read_part(&dir.join(&name))?, Found::Part(_)));
+            if !planned && (recorded.contains_key(&name) || is_ours()?) {
+                stale.push(name);
+            }
+        }
+        Ok(stale)
+    }
+}
+
+/// What is under a part's name.
+enum Found {
+    Nothing,
+    /// Cut, changed, or not clipmill's.
+    Damaged,
+    Part(PartRecord),
+}
+
+fn read_part(path: &Path) -> Result<Found, Error> {
+    if !path.exists() {
+        return Ok(Found::Nothing);
+    }
+    let Some((about, Published { rows, bytes, sha256 })) = read_published(path)? else {
+        return Ok(Found::Damaged);
+    };
+    Ok(PartRecord::read(&about, rows, bytes, sha256).map_or(Found::Damaged, Found::Part))
+}
+
+/// The index in a part's file name.
+fn part_index(name: &str) -> Option<usize> {
+    let index = name.strip_prefix("part-")?.strip_suffix(".parquet")?.parse().ok()?;
+    (Part { index, input: 0, start: 0, rows: 0 }.file_name() == name).then_some(index)
+}
+
+/// Names of part files in a folder, sorted.
+fn part_files(dir: &Path) -> Result<Vec<String>, Error> {
+    let names = names(dir)?;
+    Ok(names.into_iter().filter(|name| part_index(name).is_some()).collect())
+}
+
+fn names(dir: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("list", dir)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(Error::io("list", dir))?.file_name();
+        names.push(name.to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// What a folder without a manifest holds that is not what a run leaves. Parts are a run's if one
+/// of them at least is whole.
+fn foreign_entry(dir: &Path) -> Result<Option<String>, Error> {
+    let (parts, others): (Vec<_>, Vec<_>) =
+        names(dir)?.into_iter().partition(|name| part_index(name).is_some());
+    let is_ours = |name: &String| {
+        files::is_housekeeping(name) || [SUCCESS, report::FILE_NAME].contains(&name.as_str())
+    };
+    if let Some(other) = others.into_iter().find(|name| !is_ours(name)) {
+        return Ok(Some(other));
+    }
+    for name in &parts {
+        if let Found::Part(_) = read_part(&dir.join(name))? {
+            return Ok(None);
+        }
+    }
+    Ok(parts.into_iter().next())
+}

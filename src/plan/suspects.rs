@@ -1,0 +1,81 @@
+//! The images that a dead process was decoding, tried again where they can do no harm.
+
+use std::time::Duration;
+
+use super::Plan;
+use crate::contain::own_program;
+use crate::crash::{Killer, RowId, try_images};
+use crate::error::Error;
+use crate::images::{ImageLoader, LoadError};
+use crate::source::{ParquetSource, Source};
+
+/// Memory that a trial may take besides what decoding takes in a run.
+const MARGIN: u64 = 256 << 20;
+
+impl Plan {
+    /// Tries the images of rows in child processes, and returns those that kill them.
+    pub(super) fn killers(
+        &self,
+        rows: &[RowId],
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Killer>, Error> {
+        let mut images = Vec::new();
+        for row in rows {
+            images.extend(self.image(*row)?);
+        }
+        images.sort();
+        images.dedup();
+        if images.is_empty() || own_program().is_none() {
+            return Ok(Vec::new());
+        }
+        notes.push(format!(
+            "the last run ended while it decoded {}: trying {} in another process",
+            if images.len() == 1 {
+                "an image".to_owned()
+            } else {
+                format!("{} images", images.len())
+            },
+            if images.len() == 1 { "it" } else { "them" },
+        ));
+        let settings = serde_json::to_string(&self.spec.preprocess).expect("plain data");
+        let bytes = self.memory.decoding.saturating_add(MARGIN);
+        let command = || {
+            let mut command = own_program().expect("only the program itself leaves suspects");
+            command.arg("try-images").arg("--model").arg(self.spec.model.dir());
+            command.args(["--preprocess", &settings, "--memory", &bytes.to_string()]);
+            command
+        };
+        let limit = Duration::from_secs(self.spec.run.decode_timeout.get().into());
+        let killers = try_images(command, &images, limit)?;
+        for Killer { bytes, death, .. } in &killers {
+            notes.push(format!(
+                "an image of {bytes} bytes ends the process that decodes it ({death}): its rows are decoder_crash"
+            ));
+        }
+        Ok(killers)
+    }
+
+    /// The bytes of a row's image, where the plan has that row and there are bytes.
+    fn image(&self, RowId { part, row }: RowId) -> Result<Option<Vec<u8>>, Error> {
+        let (Some(column), Some(loader)) = (&self.image_column, &self.loader) else {
+            return Ok(None);
+        };
+        let Some(part) = self.parts.get(part).filter(|part| row < part.rows) else {
+            return Ok(None);
+        };
+        let mut source = ParquetSource::new(self.inputs.clone(), vec![*part], self.batch_size);
+        while let Some(batch) = source.next_batch()? {
+            let Some(at) = row.checked_sub(batch.position.offset) else { return Ok(None) };
+            if at >= batch.rows.num_rows() as u64 {
+                continue;
+            }
+            let images = batch.rows.column_by_name(column).expect("`resolve` checked it");
+            return match loader.load(&loader.bind(images)?, at as usize) {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(LoadError::Row(_)) => Ok(None),
+                Err(LoadError::Machine(error)) => Err(error),
+            };
+        }
+        Ok(None)
+    }
+}
