@@ -1,0 +1,594 @@
+//! What a run promises, held against faults: killed at every step, refused by the disk, raced by
+//! other runs, given changed inputs, damaged outputs and images that kill their decoder.
+//!
+//! The faults come from outside (`faults/*.c`, put before libc by `LD_PRELOAD`), and each test
+//! makes sure that its fault fired. What may be seen meanwhile is said by `faults/watch.py` and
+//! `faults/trace.py`, which share no code with the program. The table of what was tried how often
+//! is in `README.md`.
+
+mod common;
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, AsArray};
+use common::{clipmill, command, python, root, sample, scratch};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use rayon::prelude::*;
+
+/// Rows of the sample, and rows a part: three parts.
+const SETTINGS: [&str; 4] = ["--limit", "21", "--set", "sink.parquet.rows_per_part=8"];
+const PARTS: usize = 3;
+
+/// Arguments of a small run into a folder.
+fn args(output: &Path) -> Vec<String> {
+    let mut args = vec!["run".to_owned(), "pipelines/sample.toml".to_owned()];
+    args.extend(["--output".to_owned(), output.display().to_string()]);
+    args.extend(SETTINGS.map(str::to_owned));
+    args.extend(["--set", "model.clip.precision=f32", "--threads", "2"].map(str::to_owned));
+    args
+}
+
+/// A library of `faults/`, compiled. None where there is no compiler.
+fn library(name: &str) -> Option<PathBuf> {
+    static NEXT: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = NEXT.get_or_init(scratch);
+    let to = dir.path().join(format!("{name}.so"));
+    let flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"];
+    let source = root().join("tests/faults").join(format!("{name}.c"));
+    let compiled = Command::new("cc").args(flags).arg("-o").arg(&to).arg(source).output();
+    match compiled {
+        Ok(done) => {
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            Some(to)
+        }
+        Err(error) => {
+            assert!(std::env::var_os("CI").is_none(), "CI needs cc for the faults: {error}");
+            eprintln!("SKIPPED: no C compiler, so no faults: {error}");
+            None
+        }
+    }
+}
+
+/// A run with a fault in its output folder. The log is of all runs with that log.
+struct Faulty<'a> {
+    library: &'a Path,
+    output: &'a Path,
+    log: &'a Path,
+}
+
+impl Faulty<'_> {
+    /// Runs with a fault, `N:ACTION` or `CALL:N:ACTION`; none if it is empty.
+    fn run(&self, fault: &str, args: &[String]) -> Output {
+        let mut command = command(args);
+        command.env("LD_PRELOAD", self.library);
+        command.env("CLIPMILL_FAULT_DIR", self.output).env("CLIPMILL_FAULT_LOG", self.log);
+        if !fault.is_empty() {
+            command.env("CLIPMILL_FAULT", fault);
+        }
+        command.output().expect("the program starts")
+    }
+
+    fn fired(&self) -> usize {
+        fs::read_to_string(self.log).unwrap_or_default().matches("FIRED").count()
+    }
+
+    /// How many events of that call, or of any, the log has.
+    fn events(&self, call: Option<&str>) -> usize {
+        let log = fs::read_to_string(self.log).expect("a log");
+        let is_of = |line: &&str| call.is_none_or(|call| line.split(' ').nth(2) == Some(call));
+        log.lines().filter(is_of).count()
+    }
+}
+
+/// Holds a log against the rules of publishing.
+fn trace(log: &Path, flags: &[&str]) {
+    let Some(python) = python() else { return };
+    let script = root().join("tests/faults/trace.py");
+    let traced = Command::new(python).arg(script).arg(log).args(flags).output().expect("starts");
+    let said = String::from_utf8_lossy(&traced.stderr);
+    let log = fs::read_to_string(log).expect("a log");
+    assert!(traced.status.success(), "{said}\n{log}");
+}
+
+/// Everything that two runs of one job must agree in, by file name.
+fn content(output: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(output).expect("an output folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let mut content = Vec::new();
+    for path in paths {
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        // The report has times in it, and the lock names its last holder.
+        if name != "run_report.json" && name != "_lock" {
+            content.push((name, fs::read(&path).expect("a file")));
+        }
+    }
+    content.sort();
+    content
+}
+
+fn assert_same(output: &Path, wanted: &[(String, Vec<u8>)], what: &str) {
+    let found = content(output);
+    let names = |files: &[(String, Vec<u8>)]| -> Vec<String> {
+        files.iter().map(|(name, _)| name.clone()).collect()
+    };
+    assert_eq!(names(&found), names(wanted), "{what}");
+    for ((name, found), (_, wanted)) in found.iter().zip(wanted) {
+        assert!(found == wanted, "{what}: {name} is not the undisturbed run's");
+    }
+}
+
+/// The run that nothing happens to.
+fn undisturbed(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let output = dir.join("undisturbed");
+    clipmill(args(&output)).ok();
+    let content = content(&output);
+    assert_eq!(content.len(), PARTS + 2, "parts, the manifest and the mark");
+    content
+}
+
+/// The independent checker, at work until it is asked for its opinion.
+struct Watch(Option<Child>);
+
+impl Watch {
+    fn start(dir: &Path, outputs: &Path) -> Self {
+        fs::create_dir_all(outputs).expect("a folder");
+        let child = python().map(|python| {
+            let mut command = Command::new(python);
+            command.arg(root().join("tests/faults/watch.py"));
+            command.arg(sample().join("captions.parquet"));
+            command.args([dir.join("undisturbed"), outputs.to_owned()]);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().expect("it starts")
+        });
+        Self(child)
+    }
+
+    fn finish(self) {
+        let Some(mut child) = self.0 else { return };
+        drop(child.stdin.take());
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        println!("watched: {}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+/// Runs that may be disturbed as often as `CLIPMILL_SOAK` says, or a little.
+fn trials(few: usize) -> usize {
+    std::env::var("CLIPMILL_SOAK").ok().and_then(|n| n.parse().ok()).unwrap_or(few)
+}
+
+/// Numbers that look random and are the same in every test run (SplitMix64).
+fn random(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[test]
+fn every_name_of_an_undisturbed_run_lasts_before_the_next_one_counts_on_it() {
+    let dir = scratch();
+    let Some(library) = library("faults") else { return };
+    let (output, log) = (dir.path().join("out"), dir.path().join("log"));
+    let run = Faulty { library: &library, output: &output, log: &log };
+    assert!(run.run("", &args(&output)).status.success());
+    // A part, a manifest for each, the first manifest, the report and the mark.
+    assert!(run.events(Some("rename")) >= 2 * PARTS + 3 && run.events(Some("fsync")) >= 15);
+    trace(&log, &["--complete"]);
+    fs::remove_file(&log).expect("removed");
+    let mut again = args(&output);
+    again.extend(["--set", "sink.parquet.embeddings=f16", "--redo-changed"].map(str::to_owned));
+    assert!(run.run("", &again).status.success());
+    assert!(run.events(Some("rename")) >= 2 * PARTS + 3);
+    trace(&log, &["--complete", "--had-success"]);
+}
+
+#[test]
+fn killed_at_every_step_and_again_while_it_recovers_a_run_ends_as_if_undisturbed() {
+    let dir = scratch();
+    let Some(library) = library("faults") else { return };
+    let wanted = undisturbed(dir.path());
+    let outputs = dir.path().join("outputs");
+    let watch = Watch::start(dir.path(), &outputs);
+    let (output, log) = (dir.path().join("counted"), dir.path().join("counted.log"));
+    let counted = Faulty { library: &library, output: &output, log: &log };
+    assert!(counted.run("", &args(&output)).status.success());
+    let n_events = counted.events(None);
+    assert!(n_events > 50, "{n_events} events");
+    (1..=n_events).into_par_iter().for_each(|event| {
+        let (output, log) =
+            (outputs.join(event.to_string()), dir.path().join(format!("{event}.log")));
+        let run = Faulty { library: &library, output: &output, log: &log };
+        let when = ["kill", "kill-after"][event % 2];
+        let killed = run.run(&format!("{event}:{when}"), &args(&output));
+        assert_eq!(killed.status.signal(), Some(9), "event {event}");
+        assert_eq!(run.fired(), 1, "event {event}");
+        // Recovering takes no more steps than the whole.
+        let second = 1 + random(event as u64) as usize % n_events;
+        run.run(&format!("{second}:kill"), &args(&output));
+        let last = run.run("", &args(&output));
+        assert!(last.status.success(), "{event}: {}", String::from_utf8_lossy(&last.stderr));
+        assert_same(&output, &wanted, &format!("killed at {event} and {second}"));
+        trace(&log, &["--complete"]);
+    });
+    watch.finish();
+}
+
+#[test]
+fn killed_at_any_time_any_number_of_times_a_run_ends_as_if_undisturbed() {
+    let dir = scratch();
+    let wanted = undisturbed(dir.path());
+    let outputs = dir.path().join("outputs");
+    let watch = Watch::start(dir.path(), &outputs);
+    let begun = Instant::now();
+    clipmill(args(&dir.path().join("timed"))).ok();
+    let whole = begun.elapsed();
+    let n = trials(200);
+    let killed: usize = (0..n as u64)
+        .into_par_iter()
+        .map(|trial| {
+            let output = outputs.join((trial % 16).to_string());
+            if trial < 16 {
+                let _ = fs::remove_dir_all(&output);
+            }
+            let mut child = command(args(&output));
+            let child = child.stdout(Stdio::null()).stderr(Stdio::null());
+            let mut child = child.spawn().expect("it starts");
+            std::thread::sleep(whole.mul_f64((random(trial) % 1000) as f64 / 1000.0));
+            child.kill().expect("killed, or done");
+            let status = child.wait().expect("it ends");
+            // Two trials may meet in one output: the second is refused.
+            let ended = status.signal() == Some(9) || matches!(status.code(), Some(0 | 73));
+            assert!(ended, "{status}");
+            usize::from(status.signal() == Some(9))
+        })
+        .sum();
+    assert!(killed > n / 4, "{killed} of {n} runs were killed");
+    for output in fs::read_dir(&outputs).expect("outputs").map(|entry| entry.expect("one").path()) {
+        clipmill(args(&output)).ok();
+        assert_same(&output, &wanted, &output.display().to_string());
+    }
+    watch.finish();
+    println!("{killed} of {n} runs were killed");
+}
+
+#[test]
+fn what_the_disk_refuses_is_named_can_be_tried_again_and_loses_nothing() {
+    let dir = scratch();
+    let Some(library) = library("faults") else { return };
+    let wanted = undisturbed(dir.path());
+    let (output, log) = (dir.path().join("counted"), dir.path().join("counted.log"));
+    let counted = Faulty { library: &library, output: &output, log: &log };
+    assert!(counted.run("", &args(&output)).status.success());
+    let mut faults = Vec::new();
+    for (call, actions) in [
+        ("open", &["EMFILE", "EROFS"][..]),
+        ("write", &["ENOSPC", "EDQUOT"]),
+        ("fsync", &["EIO"]),
+        ("rename", &["EIO", "done-EIO", "ENOSPC"]),
+        ("unlink", &["EIO"]),
+    ] {
+        let n = counted.events(Some(call));
+        assert!(n > 0, "no {call} to fail");
+        for (at, action) in (1..=n).flat_map(|at| actions.iter().map(move |action| (at, action))) {
+            // Writes are many and alike.
+            if call != "write" || at % 3 == 1 {
+                faults.push(format!("{call}:{at}:{action}"));
+            }
+        }
+    }
+    faults.into_par_iter().for_each(|fault| {
+        let name = fault.replace(':', "-");
+        let (output, log) = (dir.path().join(&name), dir.path().join(format!("{name}.log")));
+        let run = Faulty { library: &library, output: &output, log: &log };
+        let refused = run.run(&fault, &args(&output));
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(run.fired(), 1, "{fault}: {said}");
+        assert!(!said.contains("panicked"), "{fault}: {said}");
+        match refused.status.code() {
+            Some(75) => assert!(said.contains(&name), "{fault} names no path: {said}"),
+            // What is removed for tidiness may stay.
+            Some(0) => assert!(fault.starts_with("unlink"), "{fault} went unnoticed"),
+            other => unreachable!("{fault} ended with {other:?}: {said}"),
+        }
+        assert!(run.run("", &args(&output)).status.success(), "{fault}");
+        let _ = fs::remove_file(output.join("_in_flight"));
+        assert_same(&output, &wanted, &fault);
+        trace(&log, &["--complete"]);
+    });
+}
+
+#[test]
+fn a_full_disk_keeps_the_parts_that_fit_and_goes_on_when_there_is_room() {
+    let dir = scratch();
+    let wanted = undisturbed(dir.path());
+    let disk = dir.path().join("disk");
+    fs::create_dir(&disk).expect("a folder");
+    let mount = |size: &str| {
+        Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(&disk).output()
+    };
+    if !mount("size=16k").is_ok_and(|done| done.status.success()) {
+        eprintln!("SKIPPED: a small disk cannot be mounted here");
+        return;
+    }
+    let output = disk.join("out");
+    let (mut full, mut kept) = (0, 0);
+    for kib in (16..=400).step_by(16) {
+        let size = format!("remount,size={kib}k");
+        let grown = Command::new("mount").args(["-o", &size]).arg(&disk).output();
+        assert!(grown.expect("mount is there").status.success());
+        let ran = clipmill(args(&output));
+        if ran.code == 0 {
+            break;
+        }
+        assert_eq!(ran.code, 75, "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("No space left") && ran.stderr.contains("out"),
+            "{}",
+            ran.stderr
+        );
+        full += 1;
+        kept = kept.max(
+            (0..PARTS).filter(|n| output.join(format!("part-{n:05}.parquet")).exists()).count(),
+        );
+    }
+    let same = std::panic::catch_unwind(|| assert_same(&output, &wanted, "a disk that was full"));
+    let unmounted = Command::new("umount").arg(&disk).status();
+    assert!(unmounted.expect("umount is there").success());
+    assert!(same.is_ok() && full > 2 && kept > 0, "full {full} times, {kept} parts kept");
+}
+
+#[test]
+fn of_runs_on_one_output_at_once_one_works_and_the_others_are_told_so() {
+    let dir = scratch();
+    let wanted = undisturbed(dir.path());
+    for n in [2, 8] {
+        let output = dir.path().join(format!("raced-by-{n}"));
+        let start = |_| {
+            let mut command = command(args(&output));
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts")
+        };
+        let runs: Vec<_> = (0..n).map(start).collect();
+        let ended = runs.into_iter().map(|run| run.wait_with_output().expect("it ends"));
+        let codes: Vec<_> = ended
+            .map(|ended| {
+                let said = String::from_utf8_lossy(&ended.stderr);
+                let code = ended.status.code();
+                assert!(code != Some(73) || said.contains("is being written by process"), "{said}");
+                code
+            })
+            .collect();
+        assert!(codes.contains(&Some(0)) && codes.contains(&Some(73)), "{codes:?}");
+        assert!(codes.iter().all(|code| matches!(code, Some(0 | 73))), "{codes:?}");
+        assert_same(&output, &wanted, "raced");
+    }
+}
+
+#[test]
+fn parts_done_by_several_processes_make_the_output_of_one() {
+    let dir = scratch();
+    let wanted = undisturbed(dir.path());
+    let output = dir.path().join("out");
+    let plan =
+        clipmill([&["plan".to_owned()], &args(&output)[1..], &["--json".to_owned()]].concat());
+    let plan: serde_json::Value = serde_json::from_str(&plan.ok().stdout).expect("JSON");
+    assert_eq!(plan["parts"].as_array().map(Vec::len), Some(PARTS));
+    let share = |parts: &str| {
+        let mut args = args(&output);
+        args.extend(["--parts".to_owned(), parts.to_owned()]);
+        args
+    };
+    let finalize = || {
+        let args = args(&output);
+        clipmill([&["finalize".to_owned()], &args[1..]].concat())
+    };
+    let refused = clipmill(share("3"));
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("there is no part 3"), "{}", refused.stderr);
+    let shares: Vec<_> = ["0", "2"]
+        .map(|parts| command(share(parts)).stdout(Stdio::null()).spawn().expect("it starts"))
+        .into();
+    for mut share in shares {
+        assert!(share.wait().expect("it ends").success());
+    }
+    let early = finalize();
+    assert_eq!(early.code, 1);
+    assert!(
+        early.stderr.contains("1 of 3 parts are missing or not whole (part-00001.parquet)"),
+        "{}",
+        early.stderr
+    );
+    assert!(!output.join("_SUCCESS").exists());
+    clipmill(share("1-2")).ok();
+    finalize().ok();
+    assert_same(&output, &wanted, "done in shares");
+    // Again is no work, and a part that changed since is found.
+    finalize().ok();
+    let part = output.join("part-00002.parquet");
+    let whole = fs::read(&part).expect("a part");
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 3] ^= 4;
+    fs::write(&part, flipped).expect("written");
+    let refused = finalize();
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("part-00002.parquet is damaged"), "{}", refused.stderr);
+    fs::write(&part, whole).expect("written");
+    clipmill(args(&output)).ok();
+    assert_same(&output, &wanted, "mended");
+}
+
+#[test]
+fn a_manifest_with_any_byte_changed_is_made_again_and_said_to_be() {
+    let dir = scratch();
+    let wanted = undisturbed(dir.path());
+    let output = dir.path().join("undisturbed");
+    let manifest = output.join("_manifest.json");
+    let whole = fs::read(&manifest).expect("a manifest");
+    let positions = (0..trials(12) as u64).map(|trial| random(trial) as usize % whole.len());
+    for at in positions {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        // White space and the like may be as good as before.
+        fs::write(&manifest, &flipped).expect("written");
+        let harmless = clipmill(["verify".to_owned(), output.display().to_string()]).code == 0;
+        let ran = clipmill(args(&output)).ok();
+        assert!(
+            harmless || ran.stderr.contains("made again: 3 of 3 parts are whole"),
+            "byte {at}: {}",
+            ran.stderr
+        );
+        if !harmless {
+            assert_same(&output, &wanted, &format!("byte {at}"));
+        }
+        fs::write(&manifest, &whole).expect("written");
+    }
+    // Gone with everything but the parts.
+    for name in ["_manifest.json", "_SUCCESS", "run_report.json"] {
+        fs::remove_file(output.join(name)).expect("removed");
+    }
+    clipmill(args(&output)).ok();
+    assert_same(&output, &wanted, "without a manifest");
+    // And of another job's parts nothing is made.
+    fs::remove_file(&manifest).expect("removed");
+    let mut other = args(&output);
+    other.extend(["--set", "sink.parquet.embeddings=f16"].map(str::to_owned));
+    let refused = clipmill(&other);
+    assert_eq!(refused.code, 2);
+    assert!(
+        refused.stderr.contains("came from another input, model or setting"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn what_changed_is_named_and_only_that_is_done_again_when_asked() {
+    let dir = scratch();
+    let inputs = dir.path().join("inputs");
+    fs::create_dir(&inputs).expect("a folder");
+    let input = |name: &str| inputs.join(name);
+    let whole = fs::read(sample().join("captions.parquet")).expect("the sample");
+    for name in ["a.parquet", "b.parquet"] {
+        fs::write(input(name), &whole).expect("written");
+    }
+    let output = dir.path().join("out");
+    let run = |more: &[&str]| {
+        let mut args = vec!["run".to_owned(), "pipelines/sample.toml".to_owned()];
+        args.extend(["--input".to_owned(), inputs.display().to_string()]);
+        args.extend(["--output".to_owned(), output.display().to_string()]);
+        args.extend(["--set", "sink.parquet.rows_per_part=200"].map(str::to_owned));
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        clipmill(args)
+    };
+    run(&[]).ok();
+    let parts = || -> Vec<_> {
+        let made = |n: usize| fs::metadata(output.join(format!("part-{n:05}.parquet"))).ok();
+        (0..4).map(|n| made(n).and_then(|made| made.modified().ok())).collect()
+    };
+    let before = parts();
+    assert!(before.iter().all(Option::is_some));
+    // The same bytes, written again: size and footer agree, and the rows between need not.
+    std::thread::sleep(Duration::from_millis(20));
+    fs::write(input("b.parquet"), &whole).expect("written");
+    let refused = run(&[]);
+    assert_eq!(refused.code, 2);
+    for says in ["b.parquet", "written", "--redo-changed"] {
+        assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    }
+    assert_eq!(parts(), before);
+    run(&["--redo-changed"]).ok();
+    let after = parts();
+    assert_eq!(after[..2], before[..2], "the first file's parts stay");
+    assert!(after[2] != before[2] && after[3] != before[3], "the second file's are made again");
+    // A setting concerns every part; a limit those that it cuts off or through.
+    let refused = run(&["--set", "sink.parquet.embeddings=f16"]);
+    assert!(refused.code == 2 && refused.stderr.contains("sink.parquet.embeddings"));
+    run(&["--limit", "300", "--redo-changed"]).ok();
+    let limited = parts();
+    assert_eq!(limited[..2], after[..2]);
+    assert!(limited[2] != after[2] && limited[3].is_none(), "{limited:?}");
+    clipmill(["verify".to_owned(), output.display().to_string()]).ok();
+}
+
+/// The sample's images, row by row.
+fn image_paths() -> Vec<String> {
+    let file = fs::File::open(sample().join("captions.parquet")).expect("the sample");
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build();
+    let batches = reader.expect("a reader").map(|batch| batch.expect("a batch"));
+    let paths = batches.flat_map(|batch| {
+        let column = batch.column_by_name("image_path").expect("there").as_string::<i32>().clone();
+        (0..column.len()).map(move |row| column.value(row).to_owned()).collect::<Vec<_>>()
+    });
+    paths.collect()
+}
+
+/// A sample image whose decoder meets an end, as `killer.c` says.
+fn killer_image(how: char) -> Vec<u8> {
+    let image = fs::read(sample().join("images/003-1f31c.png")).expect("an image");
+    let text = format!("Comment\0CLIPMILL-KILLER-{how}");
+    let mut chunk = (text.len() as u32).to_be_bytes().to_vec();
+    chunk.extend(b"tEXt");
+    chunk.extend(text.as_bytes());
+    let crc = chunk[4..].iter().fold(!0_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+        })
+    });
+    chunk.extend((!crc).to_be_bytes());
+    // After the signature and the header.
+    [&image[..33], &chunk, &image[33..]].concat()
+}
+
+#[test]
+fn an_image_that_kills_its_decoder_does_so_once_and_is_a_row_then() {
+    let dir = scratch();
+    let Some(library) = library("killer") else { return };
+    for (how, code, signal, death) in [
+        ('A', None, Some(6), "it aborted (signal 6)"),
+        ('S', None, Some(11), "a segmentation fault (signal 11)"),
+        ('H', Some(75), None, "it took more than 2 s"),
+    ] {
+        let root = dir.path().join(how.to_string());
+        fs::create_dir_all(root.join("images")).expect("a folder");
+        for entry in fs::read_dir(sample().join("images")).expect("the sample") {
+            let path = entry.expect("an entry").path();
+            let to = root.join("images").join(path.file_name().expect("a name"));
+            fs::copy(&path, to).expect("copied");
+        }
+        // Two rows of different parts have it, the second under another name.
+        let images = image_paths();
+        let (first, second) = (&images[5], &images[150]);
+        let killer = killer_image(how);
+        for name in [first, second] {
+            fs::write(root.join(name), &killer).expect("written");
+        }
+        let output = dir.path().join(format!("out-{how}"));
+        let run = || {
+            let mut command = command(["run", "pipelines/sample.toml", "--quiet"]);
+            command.arg("--output").arg(&output);
+            command.arg("--set").arg(format!("image.path.root={:?}", root.display().to_string()));
+            command.args(["--set", "sink.parquet.rows_per_part=100"]);
+            command.args(["--set", "run.decode_timeout=2"]);
+            command.env("LD_PRELOAD", &library).output().expect("it starts")
+        };
+        let died = run();
+        let said = String::from_utf8_lossy(&died.stderr).into_owned();
+        assert_eq!((died.status.code(), died.status.signal()), (code, signal), "{how}: {said}");
+        assert!(how != 'H' || said.contains("decode_timeout"), "{said}");
+        let went_on = run();
+        let said = String::from_utf8_lossy(&went_on.stderr).into_owned();
+        assert!(went_on.status.success(), "{how}: {said}");
+        assert!(said.contains(death), "{how}: {said}");
+        let report = fs::read_to_string(output.join("run_report.json")).expect("a report");
+        let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+        assert_eq!(report["rows"], 269);
+        let rows_of = |name: &String| images.iter().filter(|image| *image == name).count();
+        assert_eq!(report["failed"]["decoder_crash"], rows_of(first) + rows_of(second), "{how}");
+    }
+}
