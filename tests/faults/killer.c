@@ -1,10 +1,11 @@
 // A decoder that dies: an LD_PRELOAD library that ends a thread's process, or stops it for good,
-// as soon as it takes memory after it has read bytes with a mark in them.
+// when it has read an image with a mark in it and then takes memory for pixels.
 //
 // The mark is CLIPMILL-KILLER- and a letter: A aborts, S is a segmentation fault, H hangs. It
 // stands in an image's comment, so the image itself is a good one, and any process that decodes
 // it, the run or the child that tries it, meets the same end. It is not clipmill's code that
-// fails: nothing there knows of it.
+// fails: nothing there knows of it. Zeroed memory of an image's size is taken to be pixels; what
+// is read into is not zeroed, and a batch is larger. The next image that is read is safe again.
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdlib.h>
@@ -12,30 +13,27 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-void *__libc_malloc(size_t);
 void *__libc_calloc(size_t, size_t);
-void *__libc_realloc(void *, size_t);
 
 static const char mark[] = "CLIPMILL-KILLER-";
 static __thread char armed;
-
-static void meet(size_t bytes) {
-    if (!armed || bytes < 4096) return;
-    if (armed == 'H') for (;;) pause();
-    int number = armed == 'A' ? SIGABRT : SIGSEGV;
-    signal(number, SIG_DFL);
-    raise(number);
-}
 
 ssize_t read(int fd, void *into, size_t bytes) {
     ssize_t n = syscall(SYS_read, fd, into, bytes);
     if (n > (ssize_t)sizeof mark) {
         char *found = memmem(into, n, mark, sizeof mark - 1);
+        armed = 0;
         if (found && found + sizeof mark - 1 < (char *)into + n) armed = found[sizeof mark - 1];
     }
     return n;
 }
 
-void *malloc(size_t bytes) { meet(bytes); return __libc_malloc(bytes); }
-void *calloc(size_t n, size_t bytes) { meet(n * bytes); return __libc_calloc(n, bytes); }
-void *realloc(void *old, size_t bytes) { meet(bytes); return __libc_realloc(old, bytes); }
+void *calloc(size_t n, size_t bytes) {
+    if (armed && n * bytes >= 4096 && n * bytes < 300000) {
+        if (armed == 'H') for (;;) pause();
+        int number = armed == 'A' ? SIGABRT : SIGSEGV;
+        signal(number, SIG_DFL);
+        raise(number);
+    }
+    return __libc_calloc(n, bytes);
+}
