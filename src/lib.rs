@@ -77,7 +77,7 @@
 //! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch score` |
 //! | [`sink`] | `Sink`: part files, published whole, sealed | `error contain digest files travel` |
 //! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
-//! | [`analysis`] | what can be said of a scored table | `error contain` |
+//! | [`analysis`] | what can be said of a scored table | `error contain travel` |
 //! | [`progress`] | counters of a run, and the only code that draws them | `model` |
 //! | [`report`] | `run_report.json` | `error files analysis model` |
 //! | [`prepare`] | the second stage's work on one batch | `error batch crash images text` |

@@ -16,9 +16,9 @@ use clipmill::cli::Cli;
 use clipmill::command::dispatch;
 use clipmill::error::Error;
 use clipmill::files::Lock;
-use common::{Ran, clipmill, corpora, root, sample, scratch};
-use parquet::arrow::ArrowWriter;
+use common::{Ran, clipmill, corpora, oracle, root, sample, scratch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use rayon::prelude::*;
 
 const SAMPLE: &str = "pipelines/sample.toml";
@@ -47,7 +47,11 @@ fn write_table(path: &Path, rows: &[(Option<&str>, Option<&str>)]) {
 /// `status` and `error_message` of every row of a run's only part.
 fn statuses(output: &Path) -> Vec<(String, Option<String>)> {
     let file = fs::File::open(output.join("part-00000.parquet")).expect("a part");
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet");
+    // The input's own columns may be no text.
+    let names = ["status", "error_message"];
+    let mask = ProjectionMask::columns(reader.parquet_schema(), names);
+    let reader = reader.with_projection(mask).build();
     let mut found = Vec::new();
     for batch in reader.expect("a reader") {
         let batch = batch.expect("a batch");
@@ -342,4 +346,87 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
             files.push(path);
         }
     }
+}
+
+/// What `oracle/hostile.py` makes, and pyarrow or a hand wrote.
+#[test]
+fn tables_that_exhaust_readers_are_refused_or_read_in_bounded_memory() {
+    let dir = scratch();
+    if !oracle("hostile.py", [dir.path()]) {
+        return;
+    }
+    let run = |name: &str| {
+        let input = dir.path().join(format!("{name}.parquet")).display().to_string();
+        let output = dir.path().join(name);
+        (run(&["--input", &input, "--output", &output.display().to_string()]), output)
+    };
+    for (name, code, says) in [
+        ("row", 1, "row 0 of"),
+        ("nested-60", 2, "no column \"image_path\""),
+        ("nested-61", 1, "nested more than 60 deep"),
+        ("nested-350", 1, "nested more than 60 deep"),
+        ("nested-5000", 1, "reading its footer ended the reader (signal 6)"),
+        ("nested-100000", 1, "reading its footer ended the reader (signal 6)"),
+        ("rows-negative", 1, "its footer claims -1 rows"),
+        ("rows-huge", 1, "its footer claims 4611686018427387904 rows"),
+        ("rows-too-many", 1, "its footer claims 5 rows, and its row groups hold 0"),
+    ] {
+        let (ran, _) = run(name);
+        assert_eq!(ran.code, code, "{name}: {}", ran.stderr);
+        let is_named = ran.stderr.contains(says) && ran.stderr.contains(name);
+        assert!(is_named, "{name}: {}", ran.stderr);
+    }
+    // 8 GiB of values in about a kilobyte; written out they took 8 GiB, as views one value.
+    let (ran, output) = run("dictionary");
+    ran.ok();
+    let report = fs::read_to_string(output.join("run_report.json")).expect("a report");
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!(report["ok"], 128);
+    let peak = report["this_run"]["peak_memory"].as_u64().expect("Linux tells");
+    assert!(peak < 1 << 30, "{peak} bytes");
+}
+
+#[test]
+fn captions_that_are_not_utf8_are_rows_of_their_own_and_come_back_as_they_were() {
+    let dir = scratch();
+    if !oracle("hostile.py", [dir.path()]) {
+        return;
+    }
+    let (input, output) = (dir.path().join("text.parquet"), dir.path().join("out"));
+    let paths = [&input, &output].map(|path| path.display().to_string());
+    run(&["--input", &paths[0], "--output", &paths[1]]).ok();
+    let words: Vec<_> = statuses(&output).into_iter().map(|(word, _)| word).collect();
+    let invalid = "caption_invalid";
+    assert_eq!(words, ["ok", invalid, "caption_missing", invalid, "caption_empty", "ok"]);
+    assert!(oracle("same_bytes.py", [input, output.join("part-00000.parquet")]));
+}
+
+#[test]
+fn no_more_open_files_is_the_machines_fault_and_no_rows() {
+    let dir = scratch();
+    let output = dir.path().join("out");
+    let mut seen = 0;
+    for most in 4..40 {
+        let program = env!("CARGO_BIN_EXE_clipmill");
+        let script =
+            format!("ulimit -n {most}; exec {program} run {SAMPLE} --output {output:?} -q");
+        let ran = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(root())
+            .output()
+            .expect("a shell");
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(!said.contains("panicked"), "{said}");
+        match ran.status.code() {
+            Some(0) => break,
+            // Below a few files the system's loader fails before the program begins.
+            Some(127) => continue,
+            code => assert_eq!(code, Some(75), "{most} files: {said}"),
+        }
+        assert!(said.contains("Too many open files"), "{said}");
+        seen += 1;
+    }
+    assert!(seen > 2, "{seen} limits were too low");
+    run(&["--output", &output.display().to_string()]).ok();
+    assert!(statuses(&output).iter().all(|(word, _)| word != "image_unreadable"));
 }

@@ -9,14 +9,17 @@ use std::collections::BinaryHeap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::travel::travel_reader;
 
 /// How many of the worst and of the best pairs are kept.
 const PAIRS: usize = 5;
@@ -134,7 +137,10 @@ impl Tally {
             source: source.into(),
         };
         let file = File::open(part).map_err(Error::io("open", part))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(wrong)?;
+        let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(wrong)?;
+        // As bytes: a caption may be anything.
+        let metadata = travel_reader(footer.metadata(), footer.schema()).map_err(wrong)?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
         let wanted = [Some(columns.score), columns.image, columns.caption];
         let names = wanted.into_iter().flatten();
         let mask = ProjectionMask::columns(builder.parquet_schema(), names);
@@ -223,22 +229,27 @@ fn keep(heap: &mut BinaryHeap<Ranked>, rank: f32, pair: impl FnOnce() -> Pair) {
     }
 }
 
-/// A column of strings of any string type, or none.
-struct Strings(Option<arrow::array::ArrayRef>);
+/// A longer caption is shown to here, in bytes.
+const MOST_TEXT: usize = 4096;
+
+/// A column of text as bytes, or none.
+struct Strings(Option<ArrayRef>);
 
 impl Strings {
     fn of(batch: &RecordBatch, column: Option<&str>) -> Result<Self, Error> {
         let Some(values) = column.and_then(|name| batch.column_by_name(name)) else {
             return Ok(Self(None));
         };
-        let values = cast(values, &DataType::Utf8View)
-            .map_err(|source| Error::Arrow { action: "read a column as strings", source })?;
+        let values = cast(values, &DataType::BinaryView)
+            .map_err(|source| Error::Arrow { action: "read a column as bytes", source })?;
         Ok(Self(Some(values)))
     }
 
+    /// The text of a row, with what is not UTF-8 in it replaced.
     fn get(&self, row: usize) -> Option<String> {
-        let values = self.0.as_ref()?.as_string_view();
-        values.is_valid(row).then(|| values.value(row).to_owned())
+        let values = self.0.as_ref()?.as_binary_view();
+        let text = values.is_valid(row).then(|| values.value(row))?;
+        Some(String::from_utf8_lossy(&text[..text.len().min(MOST_TEXT)]).into_owned())
     }
 }
 

@@ -1,0 +1,92 @@
+"""Makes Parquet files that exhaust readers, by pyarrow and by hand. Argument: a folder.
+
+- dictionary.parquet: about a kilobyte, whose column `note` is 128 times the same 64 MiB.
+- plain.parquet: the same values, each on a page of its own.
+- row.parquet: one value of 300 MiB.
+- text.parquet: captions that are not UTF-8, among good ones, and as a dictionary, in lists and
+  in structs.
+- nested-N.parquet: N levels of groups. rows-*.parquet: footers that lie about their rows.
+"""
+import struct
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+to = Path(sys.argv[1])
+
+
+def table(notes):
+    n = len(notes)
+    return pa.table({"id": [str(i) for i in range(n)], "image_path": ["images/003-1f31c.png"] * n,
+                     "caption": ["moon"] * n, "note": notes})
+
+
+long = "a" * (64 << 20)
+many = pa.DictionaryArray.from_arrays(pa.array([0] * 128, pa.int32()), pa.array([long]))
+pq.write_table(table(many), to / "dictionary.parquet", compression="brotli")
+with pq.ParquetWriter(to / "plain.parquet", table(pa.array([""])).schema, compression="zstd",
+                      use_dictionary=False, write_batch_size=1) as writer:
+    for _ in range(8):
+        writer.write_table(table(pa.array([long] * 4)))
+pq.write_table(table(pa.array(["b" * (300 << 20)])), to / "row.parquet", compression="zstd")
+
+# Bytes that no str holds, in columns that say string: cast without validation.
+raw = [b"moon", b"\xff\xfe moon", None, b"moon \xc3", b"", b"sun"]
+
+
+def strings(values):
+    as_bytes = pa.array(values, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(values), as_bytes.buffers())
+
+
+lists = pa.ListArray.from_arrays([0, 2, 3, 3, 4, 5, 6], strings(raw))
+pq.write_table(pa.table({
+    "id": [str(i) for i in range(6)],
+    "image_path": ["images/003-1f31c.png"] * 6,
+    "caption": strings(raw),
+    "coded": strings(raw).dictionary_encode(),
+    "list": lists,
+    "struct": pa.StructArray.from_arrays([strings(raw)], ["text"]),
+}), to / "text.parquet")
+
+
+# Thrift's compact protocol, as far as a footer needs it.
+def varint(n):
+    out = b""
+    while n > 127:
+        out += bytes([n & 127 | 128])
+        n >>= 7
+    return out + bytes([n])
+
+
+def zigzag(n):
+    return varint((n << 1) ^ (n >> 63))
+
+
+def element(name, repetition=None, kind=None, children=None):
+    out, last = b"", 0
+    for field, value in [(1, kind), (3, repetition), (4, name), (5, children)]:
+        if value is not None:
+            is_text = isinstance(value, bytes)
+            out += bytes([(field - last) << 4 | (8 if is_text else 5)])
+            out += varint(len(value)) + value if is_text else zigzag(value)
+            last = field
+    return out + b"\0"
+
+
+def footer_only(path, depth, rows):
+    groups = [element(b"g", 1, children=1)] * (depth - 1)
+    elements = [element(b"schema", children=1), *groups, element(b"x", 1, kind=1)]
+    many = bytes([len(elements) << 4 | 12]) if len(elements) < 15 else \
+        b"\xfc" + varint(len(elements))
+    footer = b"\x15" + zigzag(1) + b"\x19" + many + b"".join(elements)
+    footer += b"\x16" + zigzag(rows) + b"\x19\x0c" + b"\0"
+    path.write_bytes(b"PAR1" + footer + struct.pack("<I", len(footer)) + b"PAR1")
+
+
+for depth in [60, 61, 350, 5000, 100_000]:
+    footer_only(to / f"nested-{depth}.parquet", depth, 0)
+for name, rows in [("negative", -1), ("huge", 1 << 62), ("too-many", 5)]:
+    footer_only(to / f"rows-{name}.parquet", 2, rows)
