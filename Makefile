@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test lint bench bench-full doc clean
+.PHONY: help setup build run test lint bench bench-full fuzz soak mutations doc clean
 
 TORCH_VERSION := 2.11.0
 PYTHON ?= python3
@@ -49,6 +49,15 @@ bench: build $(VENV_PEERS) ## Compare speed with other programs, in one run on t
 
 bench-full: BENCH_FLAGS := --full
 bench-full: bench ## The same with more rounds and peers, and the memory of a million rows
+
+fuzz: setup $(VENV_ORACLES) ## Changed bytes for every parser of strangers' bytes, a minute each
+	CLIPMILL_FUZZ=60 cargo test $(CARGO_FLAGS) --test fuzz -- --nocapture --test-threads 1
+
+soak: setup $(VENV_ORACLES) ## Kill runs 9,000 times; hours
+	CLIPMILL_SOAK=9000 cargo test $(CARGO_FLAGS) --test faults -- --nocapture killed_at_any_time
+
+mutations: setup $(VENV_ORACLES) ## Take each safeguard away in turn; a test must notice
+	.venv/bin/python tests/faults/mutations.py
 
 doc: setup ## Build the API documentation: target/doc/clipmill
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps

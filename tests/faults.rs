@@ -187,6 +187,13 @@ fn every_name_of_an_undisturbed_run_lasts_before_the_next_one_counts_on_it() {
     assert!(run.run("", &again).status.success());
     assert!(run.events(Some("rename")) >= 2 * PARTS + 3);
     trace(&log, &["--complete", "--had-success"]);
+
+    // Seen from above: the folder itself, and those that had to be made for it.
+    let (deep, log) = (dir.path().join("a/b/out"), dir.path().join("log-from-above"));
+    let run = Faulty { library: &library, output: dir.path(), log: &log };
+    assert!(run.run("", &args(&deep)).status.success());
+    assert_eq!(run.events(Some("mkdir")), 3);
+    trace(&log, &["--complete", "--mutable", "*log*"]);
 }
 
 #[test]
