@@ -242,7 +242,20 @@ pub fn print(error: &Error) {
         cause = source.source();
     }
     // Nobody is left to hear that stderr is closed; the exit code still tells.
-    let _ = writeln!(io::stderr(), "{message}");
+    let _ = writeln!(io::stderr(), "{}", disarmed(&message));
+}
+
+/// A text for a terminal: control characters from strangers' files are shown, not obeyed.
+pub fn disarmed(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => shown.push(c),
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Ends the process with an error while other threads may be in the middle of anything: without

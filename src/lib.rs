@@ -65,20 +65,21 @@
 //! | [`error`] | `Error` stops the run, `RowError` becomes data; exit codes | |
 //! | [`contain`] | panics on strangers' bytes as values; child processes for what is worse | |
 //! | [`digest`], [`files`] | SHA-256; publishing files whole, the output's locks | `error` |
+//! | [`regular`] | files that others gave us: regular, of a sane size | |
 //! | [`crash`] | images that kill the process: the journal of what is in flight, trials in a child | `error digest files` |
 //! | [`travel`] | strings as views of the file's bytes, on their way through and back | |
 //! | [`spec`] | the pipeline file field for field; `layers`: file + command line | `error` |
 //! | [`batch`] | what travels between the stages | `error` |
 //! | [`source`] | `Source`: rows in, part by part | `error batch contain digest travel` |
-//! | [`images`] | `ImageLoader`, decoding within limits, Pillow's resampling, `Preprocess` | `error spec batch contain` |
-//! | [`text`] | `Tokenizer`: captions to ids | `error spec batch` |
-//! | [`model`] | `DualEncoder`; weights, device; `clip` | `error spec batch digest` |
+//! | [`images`] | `ImageLoader`, decoding within limits, Pillow's resampling, `Preprocess` | `error spec batch contain regular` |
+//! | [`text`] | `Tokenizer`: captions to ids | `error spec batch regular` |
+//! | [`model`] | `DualEncoder`; weights, device; `clip` | `error spec batch digest regular` |
 //! | [`score`] | formulas | |
 //! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch score` |
 //! | [`sink`] | `Sink`: part files, published whole, sealed | `error contain digest files travel` |
 //! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
 //! | [`analysis`] | what can be said of a scored table | `error contain travel` |
-//! | [`progress`] | counters of a run, and the only code that draws them | `model` |
+//! | [`progress`] | counters of a run, and the only code that draws them | `error model` |
 //! | [`report`] | `run_report.json` | `error files analysis model` |
 //! | [`prepare`] | the second stage's work on one batch | `error batch crash images text` |
 //! | [`encode`] | the third stage's | `error batch model` |
@@ -118,6 +119,7 @@ pub mod model;
 pub mod plan;
 pub mod prepare;
 pub mod progress;
+pub mod regular;
 pub mod report;
 pub mod run;
 pub mod score;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 
+use crate::error::disarmed;
 use crate::model::AtOnce;
 
 /// The stages of a run, in the order of the data.
@@ -199,5 +200,5 @@ fn state(total: u64, meter: &Meter) -> String {
 
 /// A line on stderr. A closed or full stderr must not end a run.
 pub fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", disarmed(line));
 }

@@ -18,6 +18,7 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as Inner};
 
 use crate::batch::CaptionInfo;
 use crate::error::{Error, RowError, RowStatus};
+use crate::regular;
 use crate::spec::{CaptionSpec, SpecialTokensSpec};
 
 /// A longer caption is tokenized from its start: a context of 77 tokens never reaches further.
@@ -175,7 +176,7 @@ impl Vocabulary {
             let hint = ", and vocab.json is half a tokenizer".into();
             return Err(Error::NotFound { what: "tokenizer merges", path: merges.into(), hint });
         }
-        let text = std::fs::read_to_string(merges).map_err(Error::io("read", merges))?;
+        let text = regular::read_to_string(merges).map_err(Error::io("read", merges))?;
         let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
         let pairs = lines.map(|line| Merge::Joined(line.into()).pair());
         let merges = pairs.collect::<Option<_>>().ok_or_else(|| Error::ModelFile {
@@ -250,7 +251,7 @@ impl Merge {
 }
 
 fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = regular::read(path).map_err(Error::io("read", path))?;
     serde_json::from_slice(&bytes).map_err(|error| Error::ModelFile {
         path: path.into(),
         problem: format!("does not hold the vocabulary of a CLIP tokenizer: {error}"),

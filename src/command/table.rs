@@ -4,12 +4,12 @@ use std::io::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::error::Error;
+use crate::error::{Error, disarmed};
 
 /// Writes to stdout. A reader that went away (`| head`) is not an error.
 pub fn print(text: &str) -> Result<(), Error> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(disarmed(text).as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::io("write to", "stdout")(error))
         }

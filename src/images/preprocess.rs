@@ -17,6 +17,7 @@ use super::decode::{self, Request};
 use super::resize::{Filter, Resize, Rgb, Size, Vector};
 use crate::batch::{ImageInfo, PixelScale};
 use crate::error::{Error, RowError};
+use crate::regular;
 use crate::spec::PreprocessSpec;
 
 /// What a thread keeps of the largest decoded image for the next one. Fresh memory costs the
@@ -60,11 +61,11 @@ impl Preprocess {
     /// what clipmill does not do, or if images would come out in different sizes.
     pub fn read(dir: &Path, spec: &PreprocessSpec) -> Result<Self, Error> {
         let path = dir.join("preprocessor_config.json");
-        if !path.is_file() {
+        if !path.exists() {
             let hint = ": it says how the model wants its pixels".to_owned();
             return Err(Error::NotFound { what: "the model file", path, hint });
         }
-        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let text = regular::read_to_string(&path).map_err(Error::io("read", &path))?;
         let wrong = |problem| Error::ModelFile { path: path.clone(), problem };
         let config = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         Self::from_config(&Config(config), spec).map_err(wrong)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
+use crate::regular;
 
 /// Both towers and the space that they share.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,7 +92,7 @@ impl ClipConfig {
     /// `NotFound` without the file; `ModelFile` naming the key that cannot be used.
     pub fn read(dir: &Path) -> Result<Self, Error> {
         let path = dir.join("config.json");
-        let json = match std::fs::read(&path) {
+        let json = match regular::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let hint = ": a model folder holds config.json, model.safetensors, \
                             preprocessor_config.json and tokenizer.json";

@@ -6,7 +6,6 @@
 //! an architecture has is not known here.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +15,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::digest;
 use crate::error::Error;
+use crate::regular;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -206,7 +206,7 @@ impl Weights {
 
 impl WeightsFile {
     fn open(path: PathBuf) -> Result<Self, Error> {
-        let file = match File::open(&path) {
+        let file = match regular::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let hint = format!(", and {INDEX} lists it: copy the whole folder");
                 return Err(Error::NotFound { what: "weights file", path, hint });
@@ -267,7 +267,7 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>, Error> {
         weight_map: BTreeMap<String, String>,
     }
     let problem = |problem: String| Error::ModelFile { path: path.into(), problem };
-    let json = std::fs::read(path).map_err(Error::io("read", path))?;
+    let json = regular::read(path).map_err(Error::io("read", path))?;
     let index: Index = serde_json::from_slice(&json)
         .map_err(|error| problem(format!("is not an index of shards: {error}")))?;
     if index.weight_map.is_empty() {
