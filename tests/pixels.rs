@@ -201,6 +201,33 @@ fn a_resize_bomb_costs_only_its_crop() {
     assert!(error.message.contains("max_aspect_ratio"), "{error}");
 }
 
+/// libjpeg keeps the quantisation tables of one file for the next.
+#[test]
+fn a_jpeg_without_tables_of_its_own_is_not_decoded_with_those_of_another() {
+    let dir = config(r#"{}"#);
+    let preprocess = Preprocess::read(dir.path(), &PreprocessSpec::default()).expect("defaults");
+    let mut out = vec![0; preprocess.n_bytes()];
+    let whole = fs::read(common::sample().join("images/001-1f4cf.jpg")).expect("an image");
+    let (mut bytes, mut rest) = (whole[..2].to_vec(), &whole[2..]);
+    let mut left_out = 0;
+    while rest[1] != 0xda {
+        let length = 2 + usize::from(u16::from_be_bytes([rest[2], rest[3]]));
+        let (segment, after) = rest.split_at(length);
+        // Without Huffman tables libjpeg takes the standard's, as for a frame of Motion JPEG.
+        match segment[1] == 0xdb {
+            true => left_out += 1,
+            false => bytes.extend(segment),
+        }
+        rest = after;
+    }
+    bytes.extend(rest);
+    assert!(left_out > 0, "the sample has quantisation tables");
+    // On this thread, one after the other.
+    preprocess.apply(&whole, &mut out).1.expect("a good image");
+    let error = preprocess.apply(&bytes, &mut out).1.expect_err("nothing to decode it with");
+    assert_eq!(error.status, RowStatus::ImageUndecodable, "{error}");
+}
+
 #[test]
 fn limits_are_held_against_the_header() {
     let dir = config(r#"{}"#);

@@ -1,10 +1,11 @@
 //! From encoded bytes to u8 RGB, as `convert_to_rgb` of transformers 5.23 over Pillow 13 gives.
 //!
-//! Each format has its file: JPEG through libjpeg-turbo, PNG, WebP and GIF through crates that
-//! were found to give Pillow's samples, BMP and TIFF here. Pillow's arithmetic between its modes
+//! Each format has its file: JPEG through `baseline` and libjpeg-turbo, PNG, WebP and GIF through
+//! crates that were found to give Pillow's samples, BMP and TIFF here. Pillow's arithmetic between its modes
 //! is in `convert`. Colour profiles are ignored, as Pillow ignores them. A damaged or truncated
 //! image is an error, never a partly filled picture.
 
+mod baseline;
 mod bmp;
 mod bmp_rle;
 mod convert;

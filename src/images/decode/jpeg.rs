@@ -1,4 +1,6 @@
-//! JPEG through libjpeg-turbo, which is what Pillow decodes with.
+//! JPEG as libjpeg-turbo decodes it, which is what Pillow decodes with: plain files by a faster
+//! decoder of clipmill's own with the same pixels (`baseline`), all others, and whatever that one
+//! finds odd, by libjpeg-turbo itself, which alone says what is wrong with a file.
 //!
 //! libjpeg fills in what a damaged file lacks and calls it a warning; here a warning is an
 //! error, except for stray bytes before the end marker, which lose no pixel. A missing end
@@ -6,6 +8,7 @@
 
 use std::cell::RefCell;
 
+use super::baseline::{self, Baseline};
 use super::turbo::{Colorspace, Decompressor, Jpeg, PixelFormat};
 use super::{Gate, convert, exif, truncated, undecodable};
 use crate::batch::ImageFormat;
@@ -13,8 +16,8 @@ use crate::error::RowError;
 use crate::images::resize::{Region, Rgb};
 
 thread_local! {
-    /// Making a decompressor takes longer than a small image does. Gone after an error.
-    static DECOMPRESSOR: RefCell<Option<Decompressor>> = const { RefCell::new(None) };
+    /// The faster one, for plain files. `None` if it is not faster on this machine.
+    static PLAIN: RefCell<Option<baseline::Decoder>> = RefCell::new(baseline::Decoder::best());
 }
 
 /// More scans than any encoder writes: a small file of many scans takes minutes (CVE-2018-11813).
@@ -66,19 +69,45 @@ fn pixels(
     markers: &Markers<'_>,
     admit: impl FnOnce(usize, usize) -> Result<(Region, Vec<u8>), RowError>,
 ) -> Result<(Rgb, Colorspace), RowError> {
-    let mut decompressor = match DECOMPRESSOR.take() {
-        Some(kept) => kept,
-        None => Decompressor::new(MAX_SCANS).map_err(damaged)?,
+    let admitted = match Baseline::read(bytes).filter(|_| PLAIN.with_borrow(Option::is_some)) {
+        Some(jpeg) => {
+            let (region, data) = admit(jpeg.width, jpeg.height)?;
+            match decode_plain(&jpeg, &region, data) {
+                Ok(decoded) => return Ok(decoded),
+                // There is something about its scan, which libjpeg has to judge.
+                Err(data) => Ok((region, data)),
+            }
+        }
+        None => Err(admit),
     };
+    // A new one each time: it keeps the tables of the last file for one that has none.
+    let mut decompressor = Decompressor::new(MAX_SCANS).map_err(damaged)?;
     let jpeg = decompressor.header(bytes).map_err(damaged)?;
     if markers.components == 0 {
         // Tables alone, of which the library says what it knew of the last image.
         return Err(undecodable("a JPEG without an image"));
     }
-    let admitted = admit(jpeg.width, jpeg.height)?;
+    let admitted = admitted.or_else(|admit| admit(jpeg.width, jpeg.height))?;
     let rgb = decompress(&mut decompressor, &jpeg, markers, admitted)?;
-    DECOMPRESSOR.set(Some(decompressor));
     Ok((rgb, jpeg.colorspace))
+}
+
+/// Gives back the memory if the file is not plain after all.
+fn decode_plain(
+    jpeg: &Baseline<'_>,
+    region: &Region,
+    mut data: Vec<u8>,
+) -> Result<(Rgb, Colorspace), Vec<u8>> {
+    let (width, height) = (jpeg.width, jpeg.height);
+    data.resize(width * height * 3, 0);
+    let decode = |decoder: &mut Option<baseline::Decoder>| {
+        decoder.as_mut().and_then(|decoder| decoder.decode(jpeg, region, &mut data))
+    };
+    if PLAIN.with_borrow_mut(decode).is_none() {
+        return Err(data);
+    }
+    let colorspace = if jpeg.is_gray() { Colorspace::Gray } else { Colorspace::YCbCr };
+    Ok((Rgb { width, height, data }, colorspace))
 }
 
 fn decompress(

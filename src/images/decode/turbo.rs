@@ -48,8 +48,8 @@ pub struct Jpeg<'a> {
     block_width: Option<usize>,
 }
 
-/// An instance of the library. After an error in a header it keeps the marker it stopped at, and
-/// fails on the next file: drop it then.
+/// An instance of the library, for one file: it keeps that file's tables, and after an error in a
+/// header the marker it stopped at.
 pub struct Decompressor(raw::tjhandle);
 
 /// Pixels within this many of a region's edge depend on chroma outside of it, which smooth
