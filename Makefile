@@ -50,7 +50,7 @@ bench: build $(VENV_PEERS) ## Compare speed with other programs, in one run on t
 bench-full: BENCH_FLAGS := --full
 bench-full: bench ## The same with more rounds and peers, and the memory of a million rows
 
-fuzz: setup $(VENV_ORACLES) ## Changed bytes for every parser of strangers' bytes, a minute each
+fuzz: setup $(VENV_ORACLES) ## Changed bytes for the parsers of strangers' bytes, a minute each
 	CLIPMILL_FUZZ=60 cargo test $(CARGO_FLAGS) --test fuzz -- --nocapture --test-threads 1
 
 soak: setup $(VENV_ORACLES) ## Kill runs 9,000 times; hours

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 
 /// Set by `main`.
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -28,8 +30,10 @@ pub fn this_is_the_program() {
     PROGRAM.get_or_init(|| PathBuf::from("/proc/self/exe"));
 }
 
-/// Lets this process, a child, take so many bytes more than it has, and leave no core file.
+/// Lets this process, a child, take so many bytes more than it has, leave no core file, and not
+/// outlive its parent.
 pub fn limit_memory(bytes: u64) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     let status = std::fs::read_to_string("/proc/self/status")?;
     let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
     let kib = size.and_then(|size| size.trim().strip_suffix(" kB")?.parse::<u64>().ok());

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
@@ -62,11 +63,21 @@ struct Slot {
 }
 
 /// A thread at work on a row. Dropped, the row is done.
-pub struct InFlight<'a>(&'a Slot);
+pub struct InFlight<'a> {
+    slot: &'a Slot,
+    began: Instant,
+}
+
+impl InFlight<'_> {
+    /// Begins to count the time anew.
+    pub fn restart(&self) {
+        self.slot.since.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+}
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.part.store(0, Ordering::Release);
+        self.slot.part.store(0, Ordering::Release);
     }
 }
 
@@ -75,12 +86,17 @@ impl Journal {
     /// processes apart.
     pub fn create(dir: &Path, of: &str, threads: usize) -> Result<Self, Error> {
         let path = dir.join(format!("{NAME}{of}"));
-        let create = File::options().read(true).write(true).create(true).truncate(true).open(&path);
-        let file = create.map_err(Error::io("create", &path))?;
+        let temporary = files::temporary(&path);
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true);
+        let mut file = options.open(&temporary).map_err(Error::io("create", &temporary))?;
+        // Room on the disk: a hole that cannot be filled ends the process where it is written to.
+        file.write_all(&vec![0; (threads + 1) * size_of::<Slot>()])
+            .map_err(Error::io("write", &temporary))?;
+        // Under its name it is locked, and nobody takes it for that of a dead process.
         flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| Error::io("lock", &path)(error.into()))?;
-        file.set_len(((threads + 1) * size_of::<Slot>()) as u64)
-            .map_err(Error::io("write", &path))?;
+            .map_err(|error| Error::io("lock", &temporary)(error.into()))?;
+        fs::rename(&temporary, &path).map_err(Error::io("rename into place", &path))?;
         // SAFETY: the file is this process's own, and locked; nobody makes it shorter.
         let map = unsafe { MmapMut::map_mut(&file) }.map_err(Error::io("map", &path))?;
         Ok(Self { path, map, began: Instant::now(), _file: file })
@@ -91,9 +107,10 @@ impl Journal {
         let (slots, thread) = (self.slots(), rayon::current_thread_index());
         let slot = &slots[thread.map_or(0, |index| index + 1).min(slots.len() - 1)];
         slot.row.store(row.row, Ordering::Relaxed);
-        slot.since.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+        let in_flight = InFlight { slot, began: self.began };
+        in_flight.restart();
         slot.part.store(row.part as u64 + 1, Ordering::Release);
-        InFlight(slot)
+        in_flight
     }
 
     /// Calls `on_hang` once, from a thread of its own, when a row takes longer than `limit`.
@@ -116,9 +133,8 @@ impl Journal {
         let latest = self.began.elapsed().checked_sub(limit)?.as_millis() as u64;
         let mut slots = self.slots().iter();
         let slot = slots.find(|slot| {
-            // Read first: a row that begins in between is not overdue.
-            let since = slot.since.load(Ordering::Relaxed);
-            slot.part.load(Ordering::Acquire) != 0 && since < latest
+            // In this order: the time is then of this row, or of a later one.
+            slot.part.load(Ordering::Acquire) != 0 && slot.since.load(Ordering::Relaxed) < latest
         })?;
         slot.at()
     }
@@ -169,10 +185,13 @@ pub fn left_behind(dir: &Path) -> Result<(Vec<PathBuf>, Vec<RowId>), Error> {
             continue;
         }
         let path = entry.path();
-        let mut file = File::open(&path).map_err(Error::io("open", &path))?;
-        // The living hold theirs.
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            continue;
+        // For writing too: NFS locks nothing else.
+        let open = File::options().read(true).write(true).open(&path);
+        let mut file = open.map_err(Error::io("open", &path))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // The living hold theirs.
+            Err(Errno::WOULDBLOCK) => continue,
+            locked => locked.map_err(|error| Error::io("lock", &path)(error.into()))?,
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(Error::io("read", &path))?;
@@ -231,7 +250,7 @@ pub fn try_images(
             Some(running) => running,
             None => Trial::start(command())?,
         };
-        match running.decode(image, limit) {
+        match running.decode(image, limit)? {
             None => trial = Some(running),
             Some(death) => {
                 let (bytes, sha256) = (image.len() as u64, digest::of_bytes(image));
@@ -242,11 +261,14 @@ pub fn try_images(
     Ok(killers)
 }
 
+/// How long a child may take until it is ready: the system reads its libraries from a disk.
+const STARTING: Duration = Duration::from_secs(120);
+
 /// A child process that decodes.
 struct Trial {
     child: Child,
     images: Option<ChildStdin>,
-    /// One for each image that was survived. Closed when the child is gone.
+    /// One when it is ready, and one for each image that was survived. Closed when the child is gone.
     survived: Receiver<()>,
 }
 
@@ -254,7 +276,7 @@ impl Trial {
     fn start(mut command: Command) -> Result<Self, Error> {
         let program = PathBuf::from(command.get_program());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().map_err(Error::io("start", program))?;
+        let mut child = command.spawn().map_err(Error::io("start", &program))?;
         let mut answers = child.stdout.take().expect("stdout is piped");
         let (tx, survived) = channel();
         let listen = move || {
@@ -264,22 +286,32 @@ impl Trial {
         let listener = std::thread::Builder::new().name("trial".to_owned()).spawn(listen);
         listener.map_err(|source| Error::Thread { stage: "trial", source })?;
         let images = child.stdin.take();
-        Ok(Self { child, images, survived })
+        let trial = Self { child, images, survived };
+        // Its first answer is that it is ready.
+        match trial.survived.recv_timeout(STARTING) {
+            Ok(()) => Ok(trial),
+            Err(_) => Err(Error::io("start", program)(ended_early())),
+        }
     }
 
-    /// Gives the child an image. `None` if it lives on, else how it died.
-    fn decode(&mut self, image: &[u8], limit: Duration) -> Option<String> {
+    /// Gives the child an image. `None` if it lives on, else how it died of it.
+    ///
+    /// # Errors
+    /// `Io` if something else ended it.
+    fn decode(&mut self, image: &[u8], limit: Duration) -> Result<Option<String>, Error> {
         let images = self.images.as_mut().expect("only dropped with the trial");
         // Where writing fails the child is dead, and its answer is that there is none.
         let length = (image.len() as u64).to_le_bytes();
         let _ = images.write_all(&length).and_then(|()| images.write_all(image));
         match self.survived.recv_timeout(limit) {
-            Ok(()) => None,
+            Ok(()) => Ok(None),
             Err(RecvTimeoutError::Timeout) => {
-                Some(format!("it took more than {} s", limit.as_secs_f64()))
+                Ok(Some(format!("it took more than {} s", limit.as_secs_f64())))
             }
             Err(RecvTimeoutError::Disconnected) => {
-                Some(self.child.wait().map_or_else(|error| error.to_string(), in_words))
+                let status = self.child.wait().map_err(Error::io("wait for", "a trial"))?;
+                let death = in_words(status).ok_or_else(ended_early);
+                death.map(Some).map_err(Error::io("decode in", "a trial"))
             }
         }
     }
@@ -294,20 +326,28 @@ impl Drop for Trial {
     }
 }
 
-fn in_words(status: ExitStatus) -> String {
-    match status.signal() {
-        Some(6) => "it aborted (signal 6)".to_owned(),
-        Some(11) => "a segmentation fault (signal 11)".to_owned(),
-        Some(signal) => format!("signal {signal}"),
-        None => format!("it exited with {}", status.code().unwrap_or_default()),
+/// A death that a decoder dies, in words. None for one that somebody else is to blame for.
+fn in_words(status: ExitStatus) -> Option<String> {
+    match status.signal()? {
+        6 => Some("it aborted (signal 6)".to_owned()),
+        11 => Some("a segmentation fault (signal 11)".to_owned()),
+        // ILL, TRAP, BUS, FPE.
+        signal @ (4 | 5 | 7 | 8) => Some(format!("signal {signal}")),
+        _ => None,
     }
 }
 
+/// The same command later goes on.
+fn ended_early() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, "the child process was ended from outside")
+}
+
 /// The child's side of [`try_images`]: calls `decode` with each image that comes in, on a thread
-/// like those of the run, and answers with a byte for each.
+/// like those of the run, and answers with a byte when it is ready and one for each.
 pub fn serve_trials(decode: impl Fn(&[u8]) + Sync) -> io::Result<()> {
     let serve = || -> io::Result<()> {
         let (mut images, mut answers) = (io::stdin().lock(), io::stdout().lock());
+        answers.write_all(&[1]).and_then(|()| answers.flush())?;
         loop {
             let mut length = [0; 8];
             match images.read_exact(&mut length) {

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -144,7 +145,7 @@ fn create_folder(dir: &Path) -> Result<(), Error> {
 fn lock(dir: &Path, name: &str, how: FlockOperation, what: &Path) -> Result<File, Error> {
     let path = dir.join(name);
     let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = open.map_err(Error::io("open", &path))?;
+    let file = open.map_err(Error::io("open", &path))?;
     match flock(&file, how) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
@@ -153,10 +154,18 @@ fn lock(dir: &Path, name: &str, how: FlockOperation, what: &Path) -> Result<File
         }
         Err(error) => return Err(Error::io("lock", &path)(error.into())),
     }
+    if how == FlockOperation::NonBlockingLockShared {
+        // There may be many, and each may leave before the others.
+        return write_holder(file, "processes with --parts", &path);
+    }
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let holder = format!("process {} on {host}", std::process::id());
-    let written = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
-    written.map_err(Error::io("write", &path))?;
+    write_holder(file, &holder, &path)
+}
+
+fn write_holder(file: File, holder: &str, path: &Path) -> Result<File, Error> {
+    let written = file.set_len(0).and_then(|()| file.write_all_at(holder.as_bytes(), 0));
+    written.map_err(Error::io("write", path))?;
     Ok(file)
 }
 

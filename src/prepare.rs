@@ -12,7 +12,7 @@ use arrow::datatypes::DataType;
 use rayon::prelude::*;
 
 use crate::batch::{CaptionInfo, Captions, ImageInfo, Pixels, Position, PreparedBatch, RowBatch};
-use crate::crash::{Journal, Killer, RowId};
+use crate::crash::{InFlight, Journal, Killer, RowId};
 use crate::error::{Error, RowError, RowStatus};
 use crate::images::{ImageLoader, LoadError, Preprocess};
 use crate::text::Tokenizer;
@@ -157,8 +157,9 @@ impl ImageStep {
             return Ok((None, Err(error)));
         }
         let id = RowId { part: position.part, row: position.offset + row as u64 };
-        let _in_flight = self.journal.as_ref().map(|journal| journal.enter(id));
-        Ok(self.preprocess.apply(&bytes, slot))
+        let in_flight = self.journal.as_ref().map(|journal| journal.enter(id));
+        let restart = || in_flight.iter().for_each(InFlight::restart);
+        Ok(self.preprocess.apply_timed(&bytes, slot, &restart))
     }
 }
 

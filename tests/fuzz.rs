@@ -1,5 +1,6 @@
 //! Bytes that nobody wrote, for every parser of strangers' bytes: seeds from the sample, changed
-//! at random for a while. A panic or an abort is a failure; an error is what is asked for.
+//! at random for a while. A panic of clipmill's own code, a decoder's panic or an abort is a
+//! failure; an error is what is asked for, also where the Parquet library panics and is contained.
 //!
 //! Two seconds a target in `make test`, a minute in `make fuzz` (`CLIPMILL_FUZZ`, in seconds). The
 //! numbers are seeded, so a failure comes again. It does not look at which code was reached.

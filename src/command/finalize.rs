@@ -22,6 +22,8 @@ pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
     let resume = plan.resume(&made_with, wanted)?;
     warn(&resume);
     if let Some(first) = resume.remaining.first() {
+        // What was complete is not any more, and `run` does what the manifest does not have.
+        plan.claim(&resume)?;
         return Err(Error::PartsMissing {
             path: dir,
             missing: resume.remaining.len(),
@@ -31,6 +33,7 @@ pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
     }
     let report = match RunReport::read(&dir)? {
         Some(report) if resume.is_complete() => {
+            resume.forget_journals()?;
             Manifest::mark_complete(&dir)?;
             report
         }

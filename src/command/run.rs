@@ -58,6 +58,7 @@ fn run_whole(args: &RunArgs, plan: Plan, made_with: &MadeWith) -> Result<(u64, u
     warn(&resume);
     let report = match RunReport::read(&dir)? {
         Some(report) if resume.is_complete() => {
+            resume.forget_journals()?;
             // Missing only where a run was killed after its report.
             Manifest::mark_complete(&dir)?;
             say(args.quiet, &format!("{} is complete already: nothing to do\n\n", dir.display()))?;

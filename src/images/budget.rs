@@ -9,8 +9,17 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 #[derive(Debug)]
 pub struct Budget {
     bytes: u64,
-    used: Mutex<u64>,
+    state: Mutex<State>,
     returned: Condvar,
+}
+
+/// Who is served, and what is out.
+#[derive(Debug, Default)]
+struct State {
+    used: u64,
+    /// The next one who comes, and whose turn it is: a large image is not passed by for ever.
+    next: u64,
+    turn: u64,
 }
 
 /// Some of a budget's bytes, given back when dropped.
@@ -23,23 +32,28 @@ pub struct Permit {
 impl Budget {
     /// A budget of so many bytes.
     pub fn new(bytes: u64) -> Self {
-        Self { bytes, used: Mutex::new(0), returned: Condvar::new() }
+        Self { bytes, state: Mutex::default(), returned: Condvar::new() }
     }
 
     /// Waits until there are so many bytes, or all that there are.
     pub fn take(self: &Arc<Self>, bytes: u64) -> Permit {
         let bytes = bytes.min(self.bytes);
-        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = |used: &mut u64| *used + bytes > self.bytes;
-        let used = self.returned.wait_while(used, full);
-        *used.unwrap_or_else(PoisonError::into_inner) += bytes;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = state.next;
+        state.next += 1;
+        let wait = |state: &mut State| state.turn != mine || state.used + bytes > self.bytes;
+        let state = self.returned.wait_while(state, wait);
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        state.used += bytes;
+        state.turn += 1;
+        self.returned.notify_all();
         Permit { budget: self.clone(), bytes }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        *self.budget.used.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        self.budget.state.lock().unwrap_or_else(PoisonError::into_inner).used -= self.bytes;
         self.budget.returned.notify_all();
     }
 }
@@ -73,6 +87,6 @@ mod tests {
         assert_eq!(turns.into_inner(), 1_600);
         let most = most.into_inner();
         assert!((50..=100).contains(&most), "{most}");
-        assert_eq!(*budget.used.lock().expect("nobody panicked"), 0);
+        assert_eq!(budget.state.lock().expect("nobody panicked").used, 0);
     }
 }

@@ -47,6 +47,8 @@ pub struct Request<'a> {
     /// still needed when decoding is over.
     pub budget: &'a Arc<Budget>,
     pub permit: &'a mut Option<Permit>,
+    /// Called when the permit is there: waiting for it is not decoding.
+    pub on_permit: &'a dyn Fn(),
 }
 
 /// Decodes an image of any format that clipmill reads; the format is told from the bytes.
@@ -114,6 +116,7 @@ impl Gate<'_> {
         // A second look at the same image must not wait for the first one's permit.
         *self.request.permit = None;
         *self.request.permit = Some(self.request.budget.take(pixels * bytes_a_pixel(format)));
+        (self.request.on_permit)();
         Ok(())
     }
 

@@ -165,6 +165,16 @@ impl Preprocess {
     /// # Panics
     /// If `out` is not `n_bytes()` long.
     pub fn apply(&self, bytes: &[u8], out: &mut [u8]) -> (Option<ImageInfo>, Result<(), RowError>) {
+        self.apply_timed(bytes, out, &|| {})
+    }
+
+    /// The same; calls `on_permit` when there is memory for the image and decoding begins.
+    pub fn apply_timed(
+        &self,
+        bytes: &[u8],
+        out: &mut [u8],
+        on_permit: &dyn Fn(),
+    ) -> (Option<ImageInfo>, Result<(), RowError>) {
         assert_eq!(out.len(), self.n_bytes(), "`out` has the size of one image");
         let region = |width, height| self.window(width, height).0.source(width, height);
         // Held until the pixels are not needed any more.
@@ -175,6 +185,7 @@ impl Preprocess {
             scratch: SCRATCH.take(),
             budget: &self.budget,
             permit: &mut permit,
+            on_permit,
         };
         let (info, decoded) = decode::decode(bytes, request);
         let fitted = decoded.map(|image| {

@@ -47,6 +47,11 @@ pub struct Wanted<'a> {
 }
 
 impl Resume {
+    /// Removes what dead processes were at, where the manifest knows all of it already.
+    pub fn forget_journals(&self) -> Result<(), Error> {
+        crash::forget(&self.journals)
+    }
+
     /// Whether the output is as it should be, but perhaps for its report.
     pub fn is_complete(&self) -> bool {
         self.remaining.is_empty() && self.stale.is_empty() && !self.is_changed
@@ -72,8 +77,11 @@ impl Plan {
                 None => Ok(()),
                 Some(found) => Err(Error::OutputExists { path: path.to_owned(), found }),
             },
-            // It is clipmill's, and it is made again.
-            Err(Error::Manifest { .. }) => Ok(()),
+            // It is made again, if the rest of the folder is clipmill's.
+            Err(Error::Manifest { .. }) => match foreign_entry(path)? {
+                None => Ok(()),
+                Some(found) => Err(Error::OutputExists { path: path.to_owned(), found }),
+            },
             Err(error) => Err(error),
         }
     }
@@ -93,11 +101,13 @@ impl Plan {
         let is_new = found.is_none();
         let before = found.clone();
         let difference = found.as_ref().and_then(|found| found.difference(made_with));
-        notes.extend(difference.map(|what| format!("doing again what changed: {what}")));
+        notes.extend(difference.as_ref().map(|what| format!("doing again what changed: {what}")));
         let recorded = found.map_or_else(BTreeMap::new, |found| found.parts);
         let keys = provenance::part_keys(self, made_with);
         let mut manifest = Manifest::new(made_with.clone(), self.parts.len());
-        manifest.killers = before.as_ref().map_or_else(Vec::new, |found| found.killers.clone());
+        // What changed may be what they died of.
+        let unchanged = before.as_ref().filter(|_| difference.is_none());
+        manifest.killers = unchanged.map_or_else(Vec::new, |found| found.killers.clone());
         let mut remaining = Vec::new();
         for part in &self.parts {
             let (name, key) = (part.file_name(), &keys[part.index]);
@@ -118,13 +128,17 @@ impl Plan {
                         manifest.parts.insert(name, found);
                         continue;
                     }
-                    notes.push(format!("{name} is not the one that was recorded: it is redone"));
+                    notes.push(format!(
+                        "{name} is not the one that was recorded, and has to be made again"
+                    ));
                 }
                 Found::Part(_) if is_new && !wanted.redo_changed => {
                     let difference = format!("{name} came from another input, model or setting");
                     return Err(Error::OutputDiffers { path: dir.to_owned(), difference });
                 }
-                Found::Damaged => notes.push(format!("{name} is damaged: it is redone")),
+                Found::Damaged => {
+                    notes.push(format!("{name} is damaged, and has to be made again"))
+                }
                 Found::Part(_) | Found::Nothing => {}
             }
             remaining.push(*part);
@@ -136,7 +150,8 @@ impl Plan {
         let stale = self.stale(&recorded)?;
         let (journals, suspects) = crash::left_behind(dir)?;
         if !suspects.is_empty() && !wanted.check_all {
-            manifest.killers.extend(self.killers(&suspects, &mut notes)?);
+            let found = self.killers(&suspects, &manifest.killers, &mut notes)?;
+            manifest.killers.extend(found);
         }
         let is_changed = before.as_ref() != Some(&manifest);
         Ok(Resume { manifest, remaining, stale, keys, journals, is_changed, notes })
@@ -226,13 +241,14 @@ fn names(dir: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// What a folder without a manifest holds that is not what a run leaves. Parts are a run's if one
+/// What a folder without a whole manifest holds that is not what a run leaves. Parts are a run's if one
 /// of them at least is whole.
 fn foreign_entry(dir: &Path) -> Result<Option<String>, Error> {
     let (parts, others): (Vec<_>, Vec<_>) =
         names(dir)?.into_iter().partition(|name| part_index(name).is_some());
     let is_ours = |name: &String| {
-        files::is_housekeeping(name) || [SUCCESS, report::FILE_NAME].contains(&name.as_str())
+        let of_a_run = [FILE_NAME, SUCCESS, report::FILE_NAME].contains(&name.as_str());
+        of_a_run || files::is_housekeeping(name) || crash::is_journal(name)
     };
     if let Some(other) = others.into_iter().find(|name| !is_ours(name)) {
         return Ok(Some(other));

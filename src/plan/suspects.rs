@@ -13,10 +13,12 @@ use crate::source::{ParquetSource, Source};
 const MARGIN: u64 = 256 << 20;
 
 impl Plan {
-    /// Tries the images of rows in child processes, and returns those that kill them.
+    /// Tries the images of rows in child processes, and returns those that kill them, besides those
+    /// that are known to.
     pub(super) fn killers(
         &self,
         rows: &[RowId],
+        known: &[Killer],
         notes: &mut Vec<String>,
     ) -> Result<Vec<Killer>, Error> {
         let mut images = Vec::new();
@@ -25,6 +27,7 @@ impl Plan {
         }
         images.sort();
         images.dedup();
+        images.retain(|image| Killer::among(known, image).is_none());
         if images.is_empty() || own_program().is_none() {
             return Ok(Vec::new());
         }

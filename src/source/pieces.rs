@@ -101,10 +101,11 @@ fn width(data_type: &DataType) -> u64 {
 
 fn view_bytes(array: &BinaryViewArray) -> Vec<u64> {
     let mut end = 0;
+    let view = size_of::<u128>() as u64;
     let lengths = (0..array.len()).map(|row| match array.is_valid(row) {
         // A view's first 32 bits are its length. A null's may be anything.
-        true => u64::from(array.views()[row] as u32),
-        false => 0,
+        true => view + u64::from(array.views()[row] as u32),
+        false => view,
     });
     let ends = lengths.map(|length| {
         end += length;
@@ -170,12 +171,12 @@ mod tests {
     #[test]
     fn a_piece_holds_as_many_rows_as_fit_and_a_larger_row_is_alone() {
         let texts = batch(vec![("text", views(&[40, 60, 1, 500, 100, 0, 0]))]);
-        assert_eq!(rows(&texts, 100), [2, 1, 1, 3]);
-        assert_eq!(rows(&texts, 0), [1, 1, 1, 1, 1, 2]);
+        assert_eq!(rows(&texts, 100), [1, 2, 1, 1, 2]);
+        assert_eq!(rows(&texts, 0), [1; 7]);
         assert_eq!(rows(&texts, u64::MAX), [7]);
         assert_eq!(rows_that_fit(&row_ends(&texts.slice(0, 0)), 100), 0);
         // Where a batch was cut before makes no difference.
-        assert_eq!(rows(&texts.slice(1, 5), 100), [2, 1, 2]);
+        assert_eq!(rows(&texts.slice(1, 5), 100), [2, 1, 1, 1]);
     }
 
     #[test]
@@ -184,7 +185,7 @@ mod tests {
         let offsets = OffsetBuffer::from_lengths([2, 0, 3]);
         let list = ListArray::new(item.clone(), offsets, views(&[10, 20, 30, 40, 50]), None);
         let list_view: ArrayRef = Arc::new(ListViewArray::from(list.clone()));
-        assert_eq!(bytes_up_to(&list_view), [0, 30, 30, 150]);
+        assert_eq!(bytes_up_to(&list_view), [0, 62, 62, 230]);
         let fields =
             vec![item.clone(), Arc::new(Field::new("list", list.data_type().clone(), true))];
         let columns = vec![views(&[1, 2, 3]), Arc::new(list) as ArrayRef];
@@ -198,7 +199,7 @@ mod tests {
             ("embedding", Arc::new(embedding)),
             ("number", number),
         ]);
-        assert_eq!(row_ends(&batch), [0, 31 + 12, 31 + 2 + 24, 31 + 2 + 123 + 36]);
-        assert_eq!(row_ends(&batch.slice(1, 2)), [0, 2 + 12, 2 + 123 + 24]);
+        assert_eq!(row_ends(&batch), [0, 91, 121, 320]);
+        assert_eq!(row_ends(&batch.slice(1, 2)), [0, 30, 229]);
     }
 }

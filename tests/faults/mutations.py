@@ -58,7 +58,8 @@ MUTANTS = [
      "if rows_in != part.rows {", "if false {",
      "a_source_that_ends_early"),
     ("the journal of rows in flight", "prepare.rs",
-     "let _in_flight = self.journal.as_ref().map(|journal| journal.enter(id));", "let _ = id;",
+     "self.journal.as_ref().map(|journal| journal.enter(id));",
+     "self.journal.as_ref().filter(|_| false).map(|journal| journal.enter(id));",
      "an_image_that_kills_its_decoder"),
 ]
 
