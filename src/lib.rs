@@ -50,9 +50,9 @@
 //! `F / 165e9` of L/14, and takes `150 kB` of each over its bus. At the 989 TFLOP/s in f16 of an
 //! H100's data sheet, which no model reaches, that is 98,900 and 6,000 rows/s, and 14.9 and 0.9
 //! GB/s of the 64 of its bus: the bus is never the limit. A core decodes and resizes `P` images a
-//! second (`make bench` measures it; tests/bench/README.md has 1,350 for photos of web
-//! size on Zen 5), so such a device is fed by `rows/s / P` cores: at half of its peak by about 37
-//! for B/32 and 3 for L/14. With fewer, the cores are the limit and a faster device gains nothing;
+//! second (`make bench` measures it; tests/bench/README.md has 1,787 for photos of web
+//! size on Zen 5), so such a device is fed by `rows/s / P` cores: at half of its peak by about 28
+//! for B/32 and 2 for L/14. With fewer, the cores are the limit and a faster device gains nothing;
 //! on a CPU it is the towers.
 //!
 //! On CUDA f32 products stay f32: LibTorch's TF32 for matrix products is off by default and

@@ -53,8 +53,8 @@ enum kind { NONE, KILL, KILL_AFTER, ERROR, DONE_ERROR, SHORT };
 static struct { enum kind kind; int call, error; long n; bool later; char action[32]; } fault;
 
 // A system call yet to be made. Raw, so that nothing here calls itself.
-struct todo { long number, arg[5]; };
-#define TODO(number, ...) ((struct todo){ number, { __VA_ARGS__ } })
+struct raw_call { long number, arg[5]; };
+#define RAW_CALL(number, ...) ((struct raw_call){ number, { __VA_ARGS__ } })
 #define MAKE(t) syscall(t.number, t.arg[0], t.arg[1], t.arg[2], t.arg[3], t.arg[4])
 #define ARG(x) ((long)(x))
 #define HERE AT_FDCWD
@@ -144,7 +144,7 @@ static bool fires(enum call call) {
 }
 
 // One event: its number, its fault, its line. `path2` is null and `bytes` -1 where it has none.
-static long event(enum call call, const char *path, const char *path2, long bytes, struct todo t) {
+static long event(enum call call, const char *path, const char *path2, long bytes, struct raw_call t) {
     static char line[2 * PATH_MAX + 256];
     int saved = errno, pid = (int)syscall(SYS_getpid);
     lock();
@@ -186,7 +186,7 @@ static bool on(void) {
 }
 
 // The kernel is asked each time, so that duplicates, inherited files and renames are known.
-static long by_fd(enum call call, long bytes, struct todo t) {
+static long by_fd(enum call call, long bytes, struct raw_call t) {
     char buffer[PATH_MAX];
     struct stat found;
     int fd = (int)t.arg[0], saved = errno, writes = O_WRONLY | O_RDWR;
@@ -198,7 +198,7 @@ static long by_fd(enum call call, long bytes, struct todo t) {
 }
 
 // The first path is the system call's arguments 0 and 1, as in `openat`, a second one's 2 and 3.
-static long by_path(enum call call, struct todo t) {
+static long by_path(enum call call, struct raw_call t) {
     char buffers[2][PATH_MAX];
     const char *paths[2] = { NULL, NULL };
     int saved = errno, n = call == RENAME || call == EXCHANGE ? 2 : 1;
@@ -213,7 +213,7 @@ static long by_path(enum call call, struct todo t) {
 
 static int open_by(int dir, const char *path, int flags, va_list rest) {
     bool tmpfile = (flags & O_TMPFILE) == O_TMPFILE, makes = tmpfile || (flags & O_CREAT);
-    struct todo t = TODO(SYS_openat, dir, ARG(path), flags, makes ? va_arg(rest, mode_t) : 0);
+    struct raw_call t = RAW_CALL(SYS_openat, dir, ARG(path), flags, makes ? va_arg(rest, mode_t) : 0);
     if (!makes && (flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY) return (int)MAKE(t);
     return (int)by_path(tmpfile ? TMPFILE : OPEN, t);
 }
@@ -222,8 +222,8 @@ static int open_by(int dir, const char *path, int flags, va_list rest) {
 #define OPENS(name, dir, ...) int name(__VA_ARGS__ const char *path, int flags, ...) { \
     va_list rest; va_start(rest, flags); int fd = open_by(dir, path, flags, rest); va_end(rest); \
     return fd; }
-#define BY_FD(call, bytes, ...) { return by_fd(call, bytes, TODO(__VA_ARGS__)); }
-#define BY_PATH(call, ...) { return (int)by_path(call, TODO(__VA_ARGS__)); }
+#define BY_FD(call, bytes, ...) { return by_fd(call, bytes, RAW_CALL(__VA_ARGS__)); }
+#define BY_PATH(call, ...) { return (int)by_path(call, RAW_CALL(__VA_ARGS__)); }
 OPENS(open, HERE) OPENS(open64, HERE) OPENS(openat, dir, int dir,) OPENS(openat64, dir, int dir,)
 int creat(const char *path, mode_t mode) { return open(path, O_CREAT | O_WRONLY | O_TRUNC, mode); }
 int creat64(const char *path, mode_t mode) { return creat(path, mode); }
