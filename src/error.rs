@@ -47,6 +47,10 @@ pub enum Error {
     #[error("output column \"{column}\" is already a column of {}: under [columns], write `clip_{column} = \"{kind}\"` or another name", path.display())]
     ColumnCollision { path: PathBuf, column: String, kind: &'static str },
 
+    /// A column to be added that the table already has.
+    #[error("{} already has a column \"{column}\": choose another name for the new one", path.display())]
+    ColumnThere { path: PathBuf, column: String },
+
     /// An input with two columns of one name.
     #[error("{} has two columns named \"{column}\": rename one", path.display())]
     DuplicateColumn { path: PathBuf, column: String },
@@ -190,6 +194,7 @@ impl Error {
             | Error::ColumnType { .. }
             | Error::ColumnCollision { .. }
             | Error::DuplicateColumn { .. }
+            | Error::ColumnThere { .. }
             | Error::SchemaMismatch { .. }
             | Error::OutputExists { .. }
             | Error::OutputDiffers { .. } => 2,

@@ -78,7 +78,8 @@
 //! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch score` |
 //! | [`sink`] | `Sink`: part files, published whole, sealed | `error contain digest files travel` |
 //! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
-//! | [`analysis`] | what can be said of a scored table | `error contain travel` |
+//! | [`table`] | anybody's Parquet files read as one table; a table written anew | `error files manifest sink source travel` |
+//! | [`analysis`] | what can be said of a scored table, and done with it | `error contain score spec table travel` |
 //! | [`progress`] | counters of a run, and the only code that draws them | `error model` |
 //! | [`report`] | `run_report.json` | `error files analysis model` |
 //! | [`prepare`] | the second stage's work on one batch | `error batch crash images text` |
@@ -126,6 +127,7 @@ pub mod score;
 pub mod sink;
 pub mod source;
 pub mod spec;
+pub mod table;
 pub mod text;
 pub mod travel;
 pub mod write;

@@ -157,12 +157,14 @@ fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages {
     let input = InputFile {
         path: "in.parquet".into(),
         rows: PARTS as u64 * ROWS,
+        groups: vec![],
         bytes: 0,
         modified: 0,
         footer: String::new(),
         schema: schema(),
         parquet,
         metadata: vec![],
+        made_by: vec![],
     };
     Stages {
         source: Box::new(FakeSource { next: 0, fault, stop: stop.clone() }),

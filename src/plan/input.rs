@@ -1,62 +1,11 @@
-//! Opening the input of a plan: files found, columns checked, parts cut. Nothing is read beyond
-//! the footers.
+//! The input of a plan: its columns checked, its parts cut. Nothing is read.
 
-use std::path::PathBuf;
-
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::DataType;
 
 use crate::columns::Needs;
-use crate::contain::own_program;
 use crate::error::Error;
-use crate::source::{InputFile, Part, check_magic, find_files, preflight};
-use crate::spec::{ParquetSourceSpec, PipelineSpec, SourceSpec};
-
-/// Opens every input file and makes sure that all have the same columns.
-pub fn open(spec: &ParquetSourceSpec) -> Result<Vec<InputFile>, Error> {
-    let paths = find_files(&spec.path)?;
-    preflight(&paths)?;
-    let inputs = paths.iter().map(|path| InputFile::open(path)).collect::<Result<Vec<_>, _>>()?;
-    let first = inputs.first().expect("find_files returns at least one file");
-    for other in &inputs[1..] {
-        if let Some(detail) = difference(&first.schema, &other.schema) {
-            let (first, other) = (first.path.clone(), other.path.clone());
-            return Err(Error::SchemaMismatch { first, other, detail });
-        }
-    }
-    Ok(inputs)
-}
-
-/// Has a child process read every footer before this one does.
-fn preflight(paths: &[PathBuf]) -> Result<(), Error> {
-    paths.iter().try_for_each(|path| check_magic(path))?;
-    let Some(mut program) = own_program() else { return Ok(()) };
-    let verdicts = preflight::preflight(program.arg("preflight"), paths)
-        .map_err(Error::io("start", program.get_program()))?;
-    for (path, verdict) in paths.iter().zip(verdicts) {
-        let refused =
-            |problem: String| Error::Parquet { path: path.clone(), source: problem.into() };
-        verdict.map_err(refused)?;
-    }
-    Ok(())
-}
-
-/// The first difference in names and types. Nullability and metadata may differ.
-fn difference(first: &SchemaRef, other: &SchemaRef) -> Option<String> {
-    let describe = |schema: &SchemaRef, index: usize| match schema.fields().get(index) {
-        Some(field) => format!("\"{}\" {}", field.name(), field.data_type()),
-        None => "none".to_owned(),
-    };
-    (0..first.fields().len().max(other.fields().len())).find_map(|index| {
-        let same = match (first.fields().get(index), other.fields().get(index)) {
-            (Some(a), Some(b)) => a.name() == b.name() && a.data_type() == b.data_type(),
-            _ => false,
-        };
-        (!same).then(|| {
-            let (first, other) = (describe(first, index), describe(other, index));
-            format!("column {}: {first} and {other}", index + 1)
-        })
-    })
-}
+use crate::source::{InputFile, Part, no_column};
+use crate::spec::{PipelineSpec, SourceSpec};
 
 /// The columns that hold the image and the caption, where the work needs them.
 pub fn check_columns(
@@ -86,10 +35,7 @@ fn missing_setting(what: &str) -> Error {
 /// A column that must be there and hold strings.
 fn check_column(file: &InputFile, column: &str) -> Result<Option<String>, Error> {
     let Ok(field) = file.schema.field_with_name(column) else {
-        let names: Vec<_> =
-            file.schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let (path, hint) = (file.path.clone(), nearest(column, &names));
-        return Err(Error::NoColumn { path, column: column.to_owned(), hint });
+        return Err(no_column(file, column));
     };
     if is_string(field.data_type()) {
         return Ok(Some(column.to_owned()));
@@ -108,16 +54,6 @@ fn is_string(data_type: &DataType) -> bool {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => true,
         DataType::Dictionary(_, values) => is_string(values),
         _ => false,
-    }
-}
-
-/// `: did you mean "x"?` where a name is near, else the names that there are.
-fn nearest(wanted: &str, names: &[&str]) -> String {
-    let scored = names.iter().map(|name| (strsim::jaro_winkler(wanted, name), name));
-    match scored.max_by(|a, b| a.0.total_cmp(&b.0)) {
-        Some((score, name)) if score > 0.75 => format!(": did you mean \"{name}\"?"),
-        Some(_) => format!(": it has {}", names.join(", ")),
-        None => ": it has no columns".to_owned(),
     }
 }
 
@@ -156,7 +92,18 @@ mod tests {
         let schema = Arc::new(Schema::empty());
         let parquet = ArrowSchemaConverter::new().convert(&schema).expect("no columns").into();
         let (path, footer) = ("x.parquet".into(), String::new());
-        InputFile { path, rows, bytes: 0, modified: 0, footer, schema, parquet, metadata: vec![] }
+        InputFile {
+            path,
+            rows,
+            groups: vec![rows],
+            bytes: 0,
+            modified: 0,
+            footer,
+            schema,
+            parquet,
+            metadata: vec![],
+            made_by: vec![],
+        }
     }
 
     fn rows(parts: &[Part]) -> Vec<(usize, u64, u64)> {
@@ -178,12 +125,5 @@ mod tests {
     fn a_limit_stops_in_the_middle_of_a_part_and_leaves_later_files_out() {
         assert_eq!(rows(&cut(&[file(5), file(9)], 3, Some(4))), [(0, 0, 3), (0, 3, 1)]);
         assert_eq!(rows(&cut(&[file(5), file(9)], 3, Some(0))), [(0, 0, 0)]);
-    }
-
-    #[test]
-    fn nearest_names_a_near_column_and_else_lists_all() {
-        let names = ["id", "image_path", "caption"];
-        assert_eq!(nearest("captions", &names), ": did you mean \"caption\"?");
-        assert_eq!(nearest("zzz", &names), ": it has id, image_path, caption");
     }
 }

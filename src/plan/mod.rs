@@ -34,7 +34,7 @@ use crate::model::{DualEncoder, Towers};
 use crate::prepare::{CaptionStep, ImageStep, Prepare};
 use crate::run::{LoadModel, Stages};
 use crate::sink::{ParquetSink, PartOptions};
-use crate::source::{InputFile, ParquetSource, Part};
+use crate::source::{InputFile, ParquetSource, Part, open_inputs};
 use crate::spec::layers::{Layered, Setting};
 use crate::spec::{
     ColumnSpec, ImageSpec, ModelSpec, ParquetSinkSpec, ParquetSourceSpec, PipelineSpec, SinkSpec,
@@ -89,7 +89,7 @@ impl Plan {
         check_settings(&spec)?;
         let (source, sink) = (source(&spec), sink(&spec));
         let needs = Needs::of(spec.columns.values().copied());
-        let inputs = input::open(source)?;
+        let inputs = open_inputs(&source.path)?;
         let (image_column, caption_column) = input::check_columns(&spec, needs, &inputs[0])?;
         files::check_writable(&sink.path)?;
 

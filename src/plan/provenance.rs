@@ -30,10 +30,7 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
         }
     }
     for input in &plan.inputs {
-        let InputFile { rows, bytes, modified, footer, .. } = input;
-        let value =
-            format!("{rows} rows, {bytes} bytes, written {modified} ns, footer sha256 {footer}");
-        made_with.insert(input_key(input), value);
+        made_with.insert(input_key(input), input.fingerprint());
     }
     let columns: Vec<_> = plan.columns.iter().map(|column| column.name.as_str()).collect();
     made_with.insert("columns, in order".to_owned(), columns.join(", "));
@@ -54,9 +51,7 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
 
 /// The name of an input among what the output was made with.
 fn input_key(input: &InputFile) -> String {
-    // However the path was typed. It was there a moment ago.
-    let path = input.path.canonicalize().unwrap_or_else(|_| input.path.clone());
-    format!("input {}", path.display())
+    format!("input {}", input.full_path().display())
 }
 
 /// For each part of the plan, the digest of everything that its values depend on: what concerns

@@ -27,6 +27,8 @@ use crate::travel::travel_reader;
 pub struct InputFile {
     pub path: PathBuf,
     pub rows: u64,
+    /// Rows of each row group.
+    pub groups: Vec<u64>,
     pub bytes: u64,
     /// When it was last written, in nanoseconds since 1970. Only ever compared for equality.
     pub modified: i128,
@@ -40,12 +42,15 @@ pub struct InputFile {
     /// The file's own key-value metadata, less the encoded Arrow schema and what clipmill says of
     /// the run that made it.
     pub metadata: Vec<KeyValue>,
+    /// What clipmill says there of how the file came about, `clipmill.*`.
+    pub made_by: Vec<KeyValue>,
 }
 
 impl InputFile {
     /// Reads a file's footer.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let Opened { footer, declared, .. } = Opened::new(path)?;
+        let groups = footer.row_groups().iter().map(|group| group.num_rows() as u64).collect();
         let footer = footer.file_metadata();
         check_names(path, &declared)?;
         let on_disk = std::fs::metadata(path).map_err(Error::io("read", path))?;
@@ -53,20 +58,42 @@ impl InputFile {
         Ok(Self {
             path: path.to_owned(),
             rows: footer.num_rows() as u64,
+            groups,
             bytes: on_disk.len(),
             modified: i128::from(on_disk.mtime()) * 1_000_000_000
                 + i128::from(on_disk.mtime_nsec()),
             footer: footer_digest(path)?,
             schema: declared,
             parquet: footer.schema_descr_ptr(),
+            made_by: metadata.iter().filter(|pair| is_provenance(pair)).cloned().collect(),
             metadata: metadata.into_iter().filter(is_own).collect(),
         })
+    }
+}
+
+impl InputFile {
+    /// What changes when the file does, in words.
+    pub fn fingerprint(&self) -> String {
+        let Self { rows, bytes, modified, footer, .. } = self;
+        format!("{rows} rows, {bytes} bytes, written {modified} ns, footer sha256 {footer}")
+    }
+
+    /// The file's path, however it was typed.
+    pub fn full_path(&self) -> PathBuf {
+        // It was there a moment ago.
+        self.path.canonicalize().unwrap_or_else(|_| self.path.clone())
     }
 }
 
 /// Whether a pair of a file's metadata is the owner's, and stays true of what is made of the file.
 fn is_own(pair: &KeyValue) -> bool {
     pair.key != "ARROW:schema" && !pair.key.starts_with("clipmill.")
+}
+
+/// Whether a pair says how a file came about, and not what that one file is.
+fn is_provenance(pair: &KeyValue) -> bool {
+    let of_the_file = ["clipmill.sha256", "clipmill.part"].contains(&pair.key.as_str());
+    pair.key.starts_with("clipmill.") && !of_the_file
 }
 
 /// Two columns of one name cannot both be meant, and most readers refuse them.

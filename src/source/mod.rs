@@ -4,13 +4,17 @@
 
 mod footer;
 mod input;
+mod inputs;
 mod pages;
 mod parquet;
 mod pieces;
 pub mod preflight;
+mod rows;
 
 pub use input::{InputFile, check_magic, find_files};
+pub use inputs::{nearest, no_column, open_inputs};
 pub use parquet::{BATCH_BYTES, ParquetSource};
+pub use rows::GroupRows;
 
 use crate::batch::RowBatch;
 use crate::error::Error;

@@ -1,0 +1,62 @@
+//! Chosen columns of a row group, for analysis: as fast as pages are read, not cut to parts.
+//!
+//! Footers and dictionaries are tried as for a run, and strings travel as views of their bytes.
+//! What a batch may take is not counted: these are tables that were scored, or are the user's own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+
+use super::input::{InputFile, Opened, guarded};
+use super::pages::check_dictionaries;
+use crate::error::Error;
+
+/// Rows a batch.
+const BATCH_ROWS: usize = 4096;
+
+/// The batches of one row group, in order.
+pub struct GroupRows {
+    path: PathBuf,
+    reader: ParquetRecordBatchReader,
+}
+
+impl InputFile {
+    /// Reads a row group's `columns` (all, where there is no list), in the file's order.
+    pub fn group_rows(&self, group: usize, columns: Option<&[&str]>) -> Result<GroupRows, Error> {
+        let path = &self.path;
+        let opened = Opened::new(path)?;
+        let file = Arc::new(opened.file.try_clone().map_err(Error::io("open", path))?);
+        let builder = opened.reader(path)?;
+        let footer = builder.metadata().clone();
+        if footer.row_groups().get(group).map(|group| group.num_rows())
+            != self.groups.get(group).map(|rows| *rows as i64)
+        {
+            let problem = "it was written anew while it was read: start again".into();
+            return Err(Error::Parquet { path: path.clone(), source: problem });
+        }
+        guarded(path, || check_dictionaries(&file, &footer, group..group + 1))?;
+        let mask = match columns {
+            None => ProjectionMask::all(),
+            Some(names) => {
+                let schema = builder.schema().fields();
+                let roots = names.iter().filter_map(|name| schema.find(name).map(|(root, _)| root));
+                ProjectionMask::roots(builder.parquet_schema(), roots)
+            }
+        };
+        let builder =
+            builder.with_row_groups(vec![group]).with_projection(mask).with_batch_size(BATCH_ROWS);
+        let reader = guarded(path, || builder.build())?;
+        Ok(GroupRows { path: path.clone(), reader })
+    }
+}
+
+impl Iterator for GroupRows {
+    type Item = Result<RecordBatch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        guarded(&self.path, || self.reader.next().transpose()).transpose()
+    }
+}
