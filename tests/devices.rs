@@ -169,6 +169,7 @@ fn stages(dir: &Path, load_models: Vec<LoadModel>, read: &Arc<AtomicUsize>) -> S
         schema: input_schema(),
         parquet,
         metadata: vec![],
+        made_by: vec![],
     };
     let caption = CaptionStep { column: "caption".into(), tokenizer: tokenizer() };
     Stages {
