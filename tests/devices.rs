@@ -163,6 +163,7 @@ fn stages(dir: &Path, load_models: Vec<LoadModel>, read: &Arc<AtomicUsize>) -> S
     let input = InputFile {
         path: "in.parquet".into(),
         rows,
+        groups: vec![],
         bytes: 0,
         modified: 0,
         footer: String::new(),
