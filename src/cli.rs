@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
@@ -244,9 +244,28 @@ pub struct ScoreArgs {
     /// A caption; give it again for more.
     #[arg(long, required = true, value_name = "TEXT")]
     pub caption: Vec<String>,
-    /// The model's folder (Hugging Face CLIPModel). The sample's knows emoji and nothing else.
-    #[arg(long, value_name = "DIR", default_value = "sample_data/model")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// As one JSON object: images, captions, similarity and probability, a list an
+    /// image with an entry a caption.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ScoreArgs {
+    /// The model's folder. The sample's knows emoji and nothing else.
+    pub fn model_dir(&self) -> &Path {
+        self.model.model.as_deref().unwrap_or(Path::new("sample_data/model"))
+    }
+}
+
+/// The model of a command that encodes a few texts or images.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// The model's folder (Hugging Face CLIPModel). By default the one that made the table's
+    /// embeddings; without a table the sample's, which knows emoji and nothing else.
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceSpec::Auto)]
     pub device: DeviceSpec,
@@ -254,10 +273,6 @@ pub struct ScoreArgs {
     /// similarity by up to 0.005, f32 by up to 0.00001.
     #[arg(long, value_enum, default_value_t = PrecisionSpec::Auto)]
     pub precision: PrecisionSpec,
-    /// As one JSON object: images, captions, similarity and probability, a list an
-    /// image with an entry a caption.
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Args)]

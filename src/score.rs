@@ -24,6 +24,16 @@ pub fn clip_score(cosine: f32) -> f32 {
     2.5 * cosine.max(0.0)
 }
 
+/// Softmax over one image's texts of `logit_scale * cosine`: zero-shot probabilities.
+///
+/// Source: Radford et al. 2021, section 3.1.2.
+pub fn softmax(cosines: &[f32], logit_scale: f32) -> Vec<f32> {
+    let most = cosines.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<_> = cosines.iter().map(|s| ((s - most) * logit_scale).exp()).collect();
+    let sum: f32 = powers.iter().sum();
+    powers.into_iter().map(|power| power / sum).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,5 +56,13 @@ mod tests {
     fn clip_score_is_zero_below_zero_and_scaled_above() {
         assert_eq!(clip_score(-0.3), 0.0);
         assert_eq!(clip_score(0.5), 1.25);
+    }
+
+    #[test]
+    fn softmax_sums_to_one_and_follows_the_scale() {
+        assert_eq!(softmax(&[0.2, 0.2], 100.0), [0.5, 0.5]);
+        // exp(1) : 1
+        let p = softmax(&[0.3, 0.2], 10.0);
+        assert!((p[0] / p[1] - std::f32::consts::E).abs() < 1e-4);
     }
 }

@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod doctor;
+mod encoder;
 mod finalize;
 mod inspect;
 mod pipeline;
