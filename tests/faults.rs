@@ -308,6 +308,41 @@ fn what_the_disk_refuses_is_named_can_be_tried_again_and_loses_nothing() {
 }
 
 #[test]
+fn a_disk_that_does_not_give_the_input_is_no_damaged_input() {
+    let dir = scratch();
+    let Some(library) = library("unreadable") else { return };
+    let (output, log) = (dir.path().join("out"), dir.path().join("log"));
+    let run = |after: usize, errno: i32| {
+        let _ = fs::remove_file(&log);
+        let mut command = command(args(&output));
+        command.env("LD_PRELOAD", &library).env("CLIPMILL_UNREADABLE", "captions.parquet");
+        command.env("CLIPMILL_UNREADABLE_AFTER", after.to_string());
+        command.env("CLIPMILL_UNREADABLE_ERRNO", errno.to_string());
+        let ran = command.env("CLIPMILL_UNREADABLE_LOG", &log).output().expect("it starts");
+        (ran, fs::read_to_string(&log).unwrap_or_default().lines().count())
+    };
+    let (ran, fired) = run(usize::MAX, 0);
+    assert!(ran.status.success() && fired == 0);
+    fs::remove_dir_all(&output).expect("removed");
+    // Magic, footer, pages; EIO, ESTALE.
+    let mut refused = 0;
+    for after in (0..).map(|step| step * step) {
+        let errno = [5, 116][refused % 2];
+        let (ran, fired) = run(after, errno);
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        let _ = fs::remove_dir_all(&output);
+        if fired == 0 {
+            assert!(ran.status.success(), "{after}: {said}");
+            break;
+        }
+        refused += 1;
+        assert_eq!(ran.status.code(), Some(75), "read {after}, errno {errno}: {said}");
+        assert!(said.contains("captions.parquet"), "{said}");
+    }
+    assert!(refused >= 4, "{refused} reads were refused");
+}
+
+#[test]
 fn a_full_disk_keeps_the_parts_that_fit_and_goes_on_when_there_is_room() {
     let dir = scratch();
     let wanted = undisturbed(dir.path());
@@ -391,6 +426,8 @@ fn parts_done_by_several_processes_make_the_output_of_one() {
         let args = args(&output);
         clipmill([&["finalize".to_owned()], &args[1..]].concat())
     };
+    let (none, was_there) = (finalize(), output.exists());
+    assert!(none.stderr.contains("3 of 3 parts are missing") && !was_there, "{}", none.stderr);
     let refused = clipmill(share("3"));
     assert_eq!(refused.code, 2);
     assert!(refused.stderr.contains("there is no part 3"), "{}", refused.stderr);

@@ -11,25 +11,25 @@ use crate::manifest::Manifest;
 use crate::plan::{Plan, Wanted};
 use crate::progress::Meter;
 use crate::report::RunReport;
+use crate::source::Part;
 
 pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
     let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, None)?)?;
     let dir = plan.output().to_owned();
     let made_with = plan.made_with()?;
     plan.check_output(&made_with, false)?;
+    if !dir.exists() {
+        // Taking the lock would make the folder.
+        return Err(missing(&plan, &plan.parts));
+    }
     let _lock = Lock::take(&dir)?;
     let wanted = Wanted { parts: &plan.parts, redo_changed: false, check_all: true };
     let resume = plan.resume(&made_with, wanted)?;
     warn(&resume);
-    if let Some(first) = resume.remaining.first() {
+    if !resume.remaining.is_empty() {
         // What was complete is not any more, and `run` does what the manifest does not have.
         plan.claim(&resume)?;
-        return Err(Error::PartsMissing {
-            path: dir,
-            missing: resume.remaining.len(),
-            parts: plan.parts.len(),
-            first: first.file_name(),
-        });
+        return Err(missing(&plan, &resume.remaining));
     }
     let report = match RunReport::read(&dir)? {
         Some(report) if resume.is_complete() => {
@@ -43,4 +43,14 @@ pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
         }
     };
     say(args.quiet, &summary(&report))
+}
+
+/// What to say of parts that are not there. There is one at least.
+fn missing(plan: &Plan, parts: &[Part]) -> Error {
+    Error::PartsMissing {
+        path: plan.output().to_owned(),
+        missing: parts.len(),
+        parts: plan.parts.len(),
+        first: parts.first().map(Part::file_name).unwrap_or_default(),
+    }
 }

@@ -86,15 +86,14 @@ fn run_parts(
     let dir = plan.output().to_owned();
     let names: Vec<_> = parts.iter().map(Part::file_name).collect();
     let _locks = Lock::take_parts(&dir, &names)?;
-    let resume = {
+    let wanted = Wanted { parts, redo_changed: args.redo_changed, check_all: false };
+    // Reading parts and trying images takes a while; the others need not wait for it.
+    let mut resume = plan.resume(made_with, wanted)?;
+    if resume.is_changed || !resume.remaining.is_empty() {
         let _manifest = Lock::wait_for_manifest(&dir)?;
-        let wanted = Wanted { parts, redo_changed: args.redo_changed, check_all: false };
-        let resume = plan.resume(made_with, wanted)?;
-        if resume.is_changed || !resume.remaining.is_empty() {
-            plan.claim_parts(&resume)?;
-        }
-        resume
-    };
+        resume.add_what_others_found()?;
+        plan.claim_parts(&resume)?;
+    }
     warn(&resume);
     let of = plan.parts.len();
     let manifest = work_on(args, plan, resume, &Arc::new(Meter::start()), false)?;
@@ -105,7 +104,7 @@ fn run_parts(
     let all: u64 = rows.values().sum();
     let ok = rows.remove(RowStatus::Ok.as_str()).unwrap_or(0);
     let done = format!(
-        "{}\n\n {} of {of} are in {}; when all are, `clipmill finalize` ends the job\n",
+        "{}\n\n {} done, of {of}, in {}; when all are, `clipmill finalize` ends the job\n",
         counts(all, ok, &rows),
         table::counted(names.len() as u64, "part"),
         dir.display()

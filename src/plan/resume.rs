@@ -19,6 +19,7 @@ use crate::source::Part;
 
 /// Where a run goes on.
 pub struct Resume {
+    dir: PathBuf,
     /// Of the plan as it is now, with the parts that stand.
     pub manifest: Manifest,
     /// The parts that are wanted and not there.
@@ -50,6 +51,29 @@ impl Resume {
     /// Removes what dead processes were at, where the manifest knows all of it already.
     pub fn forget_journals(&self) -> Result<(), Error> {
         crash::forget(&self.journals)
+    }
+
+    /// Adds what others have written to the manifest of the same job since it was looked at. For
+    /// who holds the manifest's lock.
+    pub fn add_what_others_found(&mut self) -> Result<(), Error> {
+        let found = match Manifest::read(&self.dir) {
+            Ok(Some(found)) if found.made_with == self.manifest.made_with => found,
+            Ok(_) | Err(Error::Manifest { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for (name, record) in found.parts {
+            // A part that this process looked for and will make anew is not there.
+            if !self.remaining.iter().any(|part| part.file_name() == name) {
+                self.manifest.parts.entry(name).or_insert(record);
+            }
+        }
+        for killer in found.killers {
+            if !self.manifest.killers.contains(&killer) {
+                self.manifest.killers.push(killer);
+            }
+        }
+        self.is_changed = true;
+        Ok(())
     }
 
     /// Whether the output is as it should be, but perhaps for its report.
@@ -154,7 +178,16 @@ impl Plan {
             manifest.killers.extend(found);
         }
         let is_changed = before.as_ref() != Some(&manifest);
-        Ok(Resume { manifest, remaining, stale, keys, journals, is_changed, notes })
+        Ok(Resume {
+            dir: dir.to_owned(),
+            manifest,
+            remaining,
+            stale,
+            keys,
+            journals,
+            is_changed,
+            notes,
+        })
     }
 
     /// Makes the folder ready for what is left to do, so that from here on it says no more than is

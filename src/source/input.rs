@@ -14,9 +14,11 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::Type;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
+use parquet::file::reader::Length;
 use parquet::schema::types::SchemaDescPtr;
 
 use super::footer::check_footer;
+use super::watched::WatchedFile;
 use crate::contain::contain;
 use crate::digest;
 use crate::error::{Cause, Error};
@@ -76,6 +78,13 @@ impl InputFile {
     pub fn fingerprint(&self) -> String {
         let Self { rows, bytes, modified, footer, .. } = self;
         format!("{rows} rows, {bytes} bytes, written {modified} ns, footer sha256 {footer}")
+    }
+
+    /// The digest of the weights that made the file's embeddings, where clipmill made it.
+    pub fn weights_sha256(&self) -> Option<String> {
+        let model = self.made_by.iter().find(|pair| pair.key == "clipmill.model")?;
+        let model: serde_json::Value = serde_json::from_str(model.value.as_deref()?).ok()?;
+        Some(model["weights_sha256"].as_str()?.to_owned())
     }
 
     /// The file's path, however it was typed.
@@ -186,7 +195,7 @@ pub fn check_magic(path: &Path) -> Result<(), Error> {
 
 /// A Parquet file whose footer was read and makes sense.
 pub(super) struct Opened {
-    pub file: File,
+    pub file: WatchedFile,
     pub footer: Arc<ParquetMetaData>,
     /// The columns as the writer declared them.
     pub declared: SchemaRef,
@@ -196,16 +205,19 @@ impl Opened {
     pub fn new(path: &Path) -> Result<Self, Error> {
         check_magic(path)?;
         let file = File::open(path).map_err(Error::io("open", path))?;
-        let bytes = file.metadata().map_err(Error::io("read", path))?.len();
+        let file = WatchedFile::new(file).map_err(Error::io("read", path))?;
         let load = || ArrowReaderMetadata::load(&file, ArrowReaderOptions::new());
-        let metadata = guarded(path, load)?;
-        guarded(path, || check_footer(metadata.metadata(), bytes))?;
+        let metadata = guarded(path, load).map_err(|error| file.explain(path, error))?;
+        guarded(path, || check_footer(metadata.metadata(), file.len()))?;
         let declared = kept_schema(path, &metadata)?;
         Ok(Self { file, footer: metadata.metadata().clone(), declared })
     }
 
     /// A reader whose batches have the columns' `travel_schema`.
-    pub fn reader(self, path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, Error> {
+    pub fn reader(
+        self,
+        path: &Path,
+    ) -> Result<ParquetRecordBatchReaderBuilder<WatchedFile>, Error> {
         let metadata = guarded(path, || travel_reader(&self.footer, &self.declared))?;
         Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(self.file, metadata))
     }

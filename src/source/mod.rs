@@ -5,11 +5,13 @@
 mod footer;
 mod input;
 mod inputs;
+mod levels;
 mod pages;
 mod parquet;
 mod pieces;
 pub mod preflight;
 mod rows;
+mod watched;
 
 pub use input::{InputFile, check_magic, find_files};
 pub use inputs::{nearest, no_column, open_inputs};

@@ -1,9 +1,9 @@
-//! What pages say of themselves that a reader of views believes.
+//! What pages say of themselves that a reader believes, row group by row group.
 //!
 //! It makes room for as many views as a dictionary claims values, before it looks for the first: a
-//! claim of two billion ends the process. Rows are not read here, nor are pages of values.
+//! claim of two billion ends the process. And it makes a row as long as its levels say. Values are
+//! not read here.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use parquet::basic::Type;
@@ -12,27 +12,34 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::{ChunkReader, SerializedPageReader};
 
+use super::levels::check_repeated;
+
 /// Each value of a dictionary of byte arrays has its length before it.
 const LENGTH_BYTES: usize = 4;
 
-/// Makes sure that the dictionaries in these row groups can hold the values that they claim.
+/// Makes sure that a row group's dictionaries can hold the values that they claim, and that no row
+/// repeats values beyond `most_bytes`.
 ///
-/// Reads the headers of all their pages, for a dictionary may be anywhere, and the dictionaries.
-pub fn check_dictionaries<R: ChunkReader + 'static>(
+/// Reads the headers of all its pages, for a dictionary may be anywhere, the dictionaries, and the
+/// levels of what may be too long.
+pub fn check_group<R: ChunkReader + 'static>(
     file: &Arc<R>,
     footer: &ParquetMetaData,
-    groups: Range<usize>,
+    group: usize,
+    most_bytes: u64,
 ) -> Result<(), ParquetError> {
-    for group in &footer.row_groups()[groups] {
-        let rows = group.num_rows().max(0) as usize;
-        for column in group.columns().iter().filter(|c| c.column_type() == Type::BYTE_ARRAY) {
-            check_column(file, column, rows)?;
+    let group = footer.row_group(group);
+    let rows = group.num_rows().max(0) as usize;
+    for column in group.columns() {
+        if column.column_type() == Type::BYTE_ARRAY {
+            check_dictionary(file, column, rows)?;
         }
+        check_repeated(file, column, rows, most_bytes)?;
     }
     Ok(())
 }
 
-fn check_column<R: ChunkReader + 'static>(
+fn check_dictionary<R: ChunkReader + 'static>(
     file: &Arc<R>,
     column: &ColumnChunkMetaData,
     rows: usize,
@@ -84,7 +91,7 @@ mod tests {
         let mut file: File = tempfile::tempfile().expect("a file");
         file.write_all(bytes).expect("written");
         let footer = ParquetMetaDataReader::new().parse_and_finish(&file).expect("a footer");
-        check_dictionaries(&Arc::new(file), &footer, 0..1)
+        check_group(&Arc::new(file), &footer, 0, u64::MAX)
     }
 
     #[test]

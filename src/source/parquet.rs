@@ -12,10 +12,12 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use parquet::file::metadata::ParquetMetaData;
 
 use super::input::{InputFile, Opened, guarded};
-use super::pages::check_dictionaries;
-use super::pieces::{row_ends, rows_per_read, rows_that_fit};
+use super::pages::check_group;
+use super::pieces::{MOST_ROWS as READ_AHEAD, row_ends, rows_per_read, rows_that_fit};
+use super::watched::WatchedFile;
 use super::{Part, Source};
 use crate::batch::{Position, RowBatch};
 use crate::error::Error;
@@ -79,6 +81,10 @@ struct OpenFile {
     file_rows: u64,
     /// The file's row that comes next.
     at: u64,
+    file: WatchedFile,
+    footer: Arc<ParquetMetaData>,
+    /// The first row group that was not tried yet, and its first row.
+    untried: (usize, u64),
     reader: ParquetRecordBatchReader,
     pending: Option<RecordBatch>,
 }
@@ -92,7 +98,7 @@ impl OpenFile {
         if found != input.rows {
             return Err(Error::RowCount { path: path.clone(), expected: input.rows, found });
         }
-        let file = Arc::new(opened.file.try_clone().map_err(Error::io("open", path))?);
+        let file = opened.file.clone();
         let builder = opened.reader(path)?;
         let mut skip = part.start;
         let mut groups = 0..builder.metadata().num_row_groups();
@@ -105,22 +111,40 @@ impl OpenFile {
             groups.start += 1;
         }
         let footer = builder.metadata().clone();
-        guarded(path, || check_dictionaries(&file, &footer, groups.clone()))?;
+        let untried = (groups.start, part.start - skip);
         let schema = builder.schema().clone();
         let builder = builder
             .with_row_groups(groups.collect())
             .with_offset(skip as usize)
             .with_batch_size(rows_per_read(&footer, BATCH_BYTES).min(batch_size));
-        let reader = guarded(path, || builder.build())?;
+        let reader = guarded(path, || builder.build());
+        let reader = reader.map_err(|error| file.explain(path, error))?;
         Ok(Self {
             input: part.input,
             path: path.clone(),
             schema,
             file_rows: input.rows,
             at: part.start,
+            file,
+            footer,
+            untried,
             reader,
             pending: None,
         })
+    }
+
+    /// Tries the row groups that hold the rows before `end`, before they are read.
+    fn try_groups(&mut self, end: u64) -> Result<(), Error> {
+        while self.untried.1 < end && self.untried.0 < self.footer.num_row_groups() {
+            let (group, first) = self.untried;
+            let file = Arc::new(self.file.clone());
+            let tried =
+                guarded(&self.path, || check_group(&file, &self.footer, group, BATCH_BYTES));
+            tried.map_err(|error| self.file.explain(&self.path, error))?;
+            let rows = self.footer.row_group(group).num_rows().max(0) as u64;
+            self.untried = (group + 1, first + rows);
+        }
+        Ok(())
     }
 
     /// The next `wanted` rows, or those of them that take [`BATCH_BYTES`]; one at least. At the
@@ -128,19 +152,21 @@ impl OpenFile {
     fn take(&mut self, wanted: usize) -> Result<RecordBatch, Error> {
         let mut pieces = Vec::new();
         let (mut missing, mut left) = (wanted, BATCH_BYTES);
+        self.try_groups(self.at + wanted as u64 + READ_AHEAD)?;
         while missing > 0 {
             let Some(piece) = self.read()? else {
                 let found = self.at + (wanted - missing) as u64;
                 return Err(self.row_count(found));
             };
             let ends = row_ends(&piece);
-            self.check_sizes(&ends, wanted - missing)?;
             let fits = match rows_that_fit(&ends, left) {
                 // The batch is full, unless there is nothing in it.
                 1 if ends[1] > left && !pieces.is_empty() => 0,
                 fits => fits,
             };
             let used = fits.min(missing);
+            // One at least, for it may be what does not fit anywhere.
+            self.check_sizes(&ends[..=used.max(1).min(piece.num_rows())], wanted - missing)?;
             if used < piece.num_rows() {
                 self.pending = Some(piece.slice(used, piece.num_rows() - used));
             }
@@ -182,7 +208,8 @@ impl OpenFile {
         if let Some(pending) = self.pending.take() {
             return Ok(Some(pending));
         }
-        guarded(&self.path, || self.reader.next().transpose())
+        let read = guarded(&self.path, || self.reader.next().transpose());
+        read.map_err(|error| self.file.explain(&self.path, error))
     }
 
     fn row_count(&self, found: u64) -> Error {

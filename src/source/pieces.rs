@@ -13,7 +13,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 
 /// Rows to read at once, however small they are said to be: a footer's sizes may be lies. Reading
 /// few at a time costs half a microsecond a row.
-const MOST_ROWS: u64 = 8;
+pub const MOST_ROWS: u64 = 8;
 
 /// Rows to read at once so that their values take about `limit` bytes: for values that pages hold
 /// one by one, compressed a thousand times or honestly large.

@@ -16,8 +16,10 @@ use std::thread;
 
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::reader::Length;
 
 use super::footer::check_footer;
+use super::watched::WatchedFile;
 
 /// The stack that a footer has to do with: half of what a thread has by default, so that what
 /// passes here passes in every thread.
@@ -100,13 +102,18 @@ pub fn serve(
 
 /// Whether a file's footer can be read, and is one that the file can have.
 pub fn examine(path: &Path) -> Verdict {
-    // A file that cannot be opened is the parent's to name, which tries it itself.
-    let Ok(file) = File::open(path) else { return Ok(()) };
-    let Ok(on_disk) = file.metadata() else { return Ok(()) };
-    let bytes = on_disk.len();
-    let footer = ParquetMetaDataReader::new().parse_and_finish(&file);
+    // A file that cannot be opened or read is the parent's to name, which tries it itself.
+    let Ok(file) = File::open(path).and_then(WatchedFile::new) else { return Ok(()) };
+    match examine_footer(&file) {
+        Err(_) if file.failure().is_some() => Ok(()),
+        examined => examined,
+    }
+}
+
+fn examine_footer(file: &WatchedFile) -> Verdict {
+    let footer = ParquetMetaDataReader::new().parse_and_finish(file);
     let footer = footer.map_err(|error| error.to_string())?;
-    check_footer(&footer, bytes)?;
+    check_footer(&footer, file.len())?;
     match ArrowReaderMetadata::try_new(footer.into(), ArrowReaderOptions::new()) {
         Ok(_) => Ok(()),
         Err(error) => Err(error.to_string()),

@@ -11,7 +11,9 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 use super::input::{InputFile, Opened, guarded};
-use super::pages::check_dictionaries;
+use super::pages::check_group;
+use super::parquet::BATCH_BYTES;
+use super::watched::WatchedFile;
 use crate::error::Error;
 
 /// Rows a batch.
@@ -20,6 +22,7 @@ const BATCH_ROWS: usize = 4096;
 /// The batches of one row group, in order.
 pub struct GroupRows {
     path: PathBuf,
+    file: WatchedFile,
     reader: ParquetRecordBatchReader,
 }
 
@@ -28,7 +31,7 @@ impl InputFile {
     pub fn group_rows(&self, group: usize, columns: Option<&[&str]>) -> Result<GroupRows, Error> {
         let path = &self.path;
         let opened = Opened::new(path)?;
-        let file = Arc::new(opened.file.try_clone().map_err(Error::io("open", path))?);
+        let file = opened.file.clone();
         let builder = opened.reader(path)?;
         let footer = builder.metadata().clone();
         if footer.row_groups().get(group).map(|group| group.num_rows())
@@ -37,7 +40,8 @@ impl InputFile {
             let problem = "it was written anew while it was read: start again".into();
             return Err(Error::Parquet { path: path.clone(), source: problem });
         }
-        guarded(path, || check_dictionaries(&file, &footer, group..group + 1))?;
+        let check = || check_group(&Arc::new(file.clone()), &footer, group, BATCH_BYTES);
+        guarded(path, check).map_err(|error| file.explain(path, error))?;
         let mask = match columns {
             None => ProjectionMask::all(),
             Some(names) => {
@@ -49,7 +53,7 @@ impl InputFile {
         let builder =
             builder.with_row_groups(vec![group]).with_projection(mask).with_batch_size(BATCH_ROWS);
         let reader = guarded(path, || builder.build())?;
-        Ok(GroupRows { path: path.clone(), reader })
+        Ok(GroupRows { path: path.clone(), file, reader })
     }
 }
 
@@ -57,6 +61,7 @@ impl Iterator for GroupRows {
     type Item = Result<RecordBatch, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        guarded(&self.path, || self.reader.next().transpose()).transpose()
+        let read = guarded(&self.path, || self.reader.next().transpose());
+        read.map_err(|error| self.file.explain(&self.path, error)).transpose()
     }
 }

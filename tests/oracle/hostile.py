@@ -1,8 +1,9 @@
 """Makes Parquet files that exhaust readers, by pyarrow and by hand. Argument: a folder.
 
 - dictionary.parquet: about a kilobyte, whose column `note` is 128 times the same 64 MiB.
-- plain.parquet: the same values, each on a page of its own.
 - row.parquet: one value of 300 MiB.
+- list.parquet: one list of 64 million equal numbers, in a few kilobytes; lists.parquet: 17 million
+  of them, in lists of 250,000.
 - text.parquet: captions that are not UTF-8, among good ones, and as a dictionary, in lists and
   in structs.
 - nested-N.parquet: N levels of groups. rows-*.parquet: footers that lie about their rows.
@@ -11,6 +12,7 @@ import struct
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,11 +28,12 @@ def table(notes):
 long = "a" * (64 << 20)
 many = pa.DictionaryArray.from_arrays(pa.array([0] * 128, pa.int32()), pa.array([long]))
 pq.write_table(table(many), to / "dictionary.parquet", compression="brotli")
-with pq.ParquetWriter(to / "plain.parquet", table(pa.array([""])).schema, compression="zstd",
-                      use_dictionary=False, write_batch_size=1) as writer:
-    for _ in range(8):
-        writer.write_table(table(pa.array([long] * 4)))
 pq.write_table(table(pa.array(["b" * (300 << 20)])), to / "row.parquet", compression="zstd")
+
+for name, lengths in [("list", [3, 1 << 26, 5]), ("lists", [250_000] * 70)]:
+    ends = np.cumsum([0, *lengths]).astype(np.int32)
+    numbers = pa.ListArray.from_arrays(ends, np.zeros(ends[-1], np.int64))
+    pq.write_table(table(numbers), to / f"{name}.parquet", compression="zstd")
 
 # Bytes that no str holds, in columns that say string: cast without validation.
 raw = [b"moon", b"\xff\xfe moon", None, b"moon \xc3", b"", b"sun"]
