@@ -90,12 +90,27 @@ impl ImageFormat {
 }
 
 /// Tokenized captions, packed. Not padded: the encoder decides which lengths share a pass.
+///
+/// Where rows have several captions, those of one column stand behind those of another: the `c`-th
+/// caption of a row is at `c * n_rows + row`, here and in everything else that is per caption.
 #[derive(Debug, Clone, Default)]
 pub struct Captions {
     /// Token ids of each slot, start-of-text and end-of-text included, at most the context long.
     pub ids: Vec<Vec<i64>>,
-    /// The batch row of each slot, ascending.
+    /// The caption of each slot, ascending.
     pub rows: Vec<u32>,
+}
+
+impl Captions {
+    /// Every caption filled up to `len` tokens with `pad`.
+    pub fn padded(&self, len: usize, pad: i64) -> Self {
+        let fill = |ids: &Vec<i64>| {
+            let mut ids = ids.clone();
+            ids.resize(len, pad);
+            ids
+        };
+        Self { ids: self.ids.iter().map(fill).collect(), rows: self.rows.clone() }
+    }
 }
 
 /// What was learned about a caption from tokenizing it.
@@ -114,15 +129,19 @@ pub struct PreparedBatch {
     pub rows: RecordBatch,
     /// Empty when no column needs the image tower.
     pub pixels: Pixels,
+    /// What the table has of the images, where they are not encoded anew.
+    pub stored: Embeddings,
     /// Empty when no column needs the text tower.
     pub captions: Captions,
+    /// The same captions, each as long as the context; empty when no column needs them.
+    pub padded: Captions,
     /// Per row; `None` where no image could be opened.
     pub image_info: Vec<Option<ImageInfo>>,
-    /// Per row; `None` where there is no caption.
+    /// Per caption; `None` where there is none.
     pub caption_info: Vec<Option<CaptionInfo>>,
     /// Per row.
     pub image_errors: Vec<Option<RowError>>,
-    /// Per row.
+    /// Per caption.
     pub caption_errors: Vec<Option<RowError>>,
 }
 
@@ -132,11 +151,17 @@ pub struct Embeddings {
     /// Shape `[rows.len(), dim]`, row-major, each row of length 1.
     pub data: Vec<f32>,
     pub dim: usize,
-    /// The batch row of each slot, ascending.
+    /// The batch row of each slot, or the caption, ascending.
     pub rows: Vec<u32>,
 }
 
 impl Embeddings {
+    /// The embedding of a row, or of a caption, if it has one.
+    pub fn get(&self, row: usize) -> Option<&[f32]> {
+        let slot = self.rows.binary_search(&(row as u32)).ok()?;
+        Some(self.slot(slot))
+    }
+
     /// The embedding in a slot.
     pub fn slot(&self, slot: usize) -> &[f32] {
         &self.data[slot * self.dim..(slot + 1) * self.dim]
@@ -149,7 +174,10 @@ pub struct EncodedBatch {
     pub position: Position,
     pub rows: RecordBatch,
     pub image_embeddings: Embeddings,
+    /// Per caption.
     pub text_embeddings: Embeddings,
+    /// Per caption, `context * width` numbers each: a token's state after the other.
+    pub text_states: Embeddings,
     pub image_info: Vec<Option<ImageInfo>>,
     pub caption_info: Vec<Option<CaptionInfo>>,
     pub image_errors: Vec<Option<RowError>>,

@@ -2,16 +2,20 @@
 //!
 //! Input columns are not here: they pass through the sink unchanged.
 
+mod row;
+
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanBuilder, FixedSizeListArray, Float16Array, Float32Array, StringBuilder,
-    UInt32Array,
+    ArrayRef, AsArray, BooleanBuilder, FixedSizeListArray, Float16Array, Float32Array, StringArray,
+    StringBuilder, UInt32Array,
 };
 use arrow::buffer::NullBuffer;
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use half::f16;
 
+use self::row::{Row, of_caption};
 use crate::batch::{Embeddings, EncodedBatch};
 use crate::score;
 use crate::spec::{ColumnSpec, EmbeddingType};
@@ -23,6 +27,11 @@ pub struct Column {
     pub kind: ColumnSpec,
     pub field: FieldRef,
     embeddings: EmbeddingType,
+    /// The caption that the column is about, then those that it is compared with: places among the
+    /// batch's caption columns.
+    captions: Vec<usize>,
+    /// All of those, by name.
+    caption_columns: Vec<String>,
 }
 
 /// Which work the declared columns ask for.
@@ -36,6 +45,19 @@ pub struct Needs {
     pub image_tower: bool,
     /// The text tower runs.
     pub text_tower: bool,
+    /// It gives every token's state.
+    pub text_states: bool,
+}
+
+/// The lengths of what a model gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lengths {
+    /// Of an embedding.
+    pub embedding: usize,
+    /// Of a caption, in tokens.
+    pub context: usize,
+    /// Of a token's state.
+    pub text_width: usize,
 }
 
 impl Needs {
@@ -45,8 +67,14 @@ impl Needs {
         for column in columns {
             let (images, captions, image_tower, text_tower) = match column {
                 ColumnSpec::ImageEmbedding => (true, false, true, false),
-                ColumnSpec::TextEmbedding => (false, true, false, true),
-                ColumnSpec::Cosine | ColumnSpec::ClipScore => (true, true, true, true),
+                ColumnSpec::TextEmbedding | ColumnSpec::CaptionCosine => (false, true, false, true),
+                ColumnSpec::TextHiddenState => (false, true, false, false),
+                ColumnSpec::Cosine
+                | ColumnSpec::ClipScore
+                | ColumnSpec::RefClipScore
+                | ColumnSpec::BestCaption
+                | ColumnSpec::BestCaptionColumn
+                | ColumnSpec::BestCosine => (true, true, true, true),
                 ColumnSpec::ImageWidth | ColumnSpec::ImageHeight | ColumnSpec::ImageFormat => {
                     (true, false, false, false)
                 }
@@ -55,6 +83,7 @@ impl Needs {
                 }
                 ColumnSpec::Status | ColumnSpec::ErrorMessage => (false, false, false, false),
             };
+            needs.text_states |= column == ColumnSpec::TextHiddenState;
             needs.images |= images;
             needs.captions |= captions;
             needs.image_tower |= image_tower;
@@ -65,21 +94,56 @@ impl Needs {
 }
 
 impl Column {
-    /// A column of a kind. `dim` is the length of the model's embeddings.
-    pub fn new(name: &str, kind: ColumnSpec, embeddings: EmbeddingType, dim: usize) -> Self {
+    /// A column of a kind.
+    pub fn new(name: &str, kind: ColumnSpec, embeddings: EmbeddingType, lengths: Lengths) -> Self {
         let nullable = kind != ColumnSpec::Status;
-        let field = Arc::new(Field::new(name, data_type(kind, embeddings, dim), nullable));
-        Self { name: name.to_owned(), kind, field, embeddings }
+        let field = Arc::new(Field::new(name, data_type(kind, embeddings, lengths), nullable));
+        Self {
+            name: name.to_owned(),
+            kind,
+            field,
+            embeddings,
+            captions: vec![0],
+            caption_columns: Vec::new(),
+        }
+    }
+
+    /// The same, about the first of `captions` compared with the others: places in `columns`, the
+    /// batch's caption columns.
+    pub fn about(self, captions: Vec<usize>, columns: &[String]) -> Self {
+        Self { captions, caption_columns: columns.to_vec(), ..self }
     }
 
     /// The column's values for a batch, one per row.
     pub fn fill(&self, batch: &EncodedBatch) -> ArrayRef {
         let n_rows = batch.rows.num_rows();
+        let all = self.captions.as_slice();
+        let (&subject, references) = all.split_first().unwrap_or((&0, &[]));
         match self.kind {
             ColumnSpec::ImageEmbedding => self.embedding(&batch.image_embeddings, n_rows),
-            ColumnSpec::TextEmbedding => self.embedding(&batch.text_embeddings, n_rows),
-            ColumnSpec::Cosine => scores(batch, |cosine| cosine),
-            ColumnSpec::ClipScore => scores(batch, score::clip_score),
+            ColumnSpec::TextEmbedding => {
+                let own = of_caption(&batch.text_embeddings, subject, n_rows);
+                self.embedding(&own, n_rows)
+            }
+            ColumnSpec::TextHiddenState => {
+                let own = of_caption(&batch.text_states, subject, n_rows);
+                self.states(&own, n_rows)
+            }
+            ColumnSpec::Cosine => floats(batch, |row| row.cosine(subject)),
+            ColumnSpec::ClipScore => {
+                floats(batch, |row| row.cosine(subject).map(score::clip_score))
+            }
+            ColumnSpec::RefClipScore => floats(batch, |row| {
+                let clip_score = row.cosine(subject).map(score::clip_score)?;
+                Some(score::ref_clip_score(clip_score, row.nearest(subject, references)?))
+            }),
+            ColumnSpec::CaptionCosine => floats(batch, |row| row.nearest(subject, references)),
+            ColumnSpec::BestCosine => floats(batch, |row| Some(row.best(all)?.1)),
+            ColumnSpec::BestCaption => self.best_caption(batch),
+            ColumnSpec::BestCaptionColumn => {
+                let name = |row: Row<'_>| Some(self.caption_columns[row.best(all)?.0].as_str());
+                Arc::new(StringArray::from_iter(Row::all(batch).map(name)))
+            }
             ColumnSpec::Status => {
                 let mut words = StringBuilder::new();
                 (0..n_rows).for_each(|row| words.append_value(batch.status(row).as_str()));
@@ -106,12 +170,13 @@ impl Column {
                 Arc::new(names.finish())
             }
             ColumnSpec::CaptionTokens => {
-                let tokens = batch.caption_info.iter().map(|info| info.map(|info| info.tokens));
+                let info = &batch.caption_info[subject * n_rows..][..n_rows];
+                let tokens = info.iter().map(|info| info.map(|info| info.tokens));
                 Arc::new(UInt32Array::from_iter(tokens))
             }
             ColumnSpec::CaptionTruncated => {
                 let mut flags = BooleanBuilder::new();
-                for info in &batch.caption_info {
+                for info in &batch.caption_info[subject * n_rows..][..n_rows] {
                     flags.append_option(info.map(|info| info.truncated));
                 }
                 Arc::new(flags.finish())
@@ -119,26 +184,63 @@ impl Column {
         }
     }
 
+    /// The text of each row's best caption.
+    fn best_caption(&self, batch: &EncodedBatch) -> ArrayRef {
+        let texts = self.caption_columns.iter().map(|name| {
+            let column = batch.rows.column_by_name(name).expect("the caption was encoded");
+            cast(column, &DataType::BinaryView).expect("it was read as bytes before")
+        });
+        let texts: Vec<ArrayRef> = texts.collect();
+        let text = |row: Row<'_>| {
+            let (caption, _) = row.best(&self.captions)?;
+            // What has an embedding was UTF-8.
+            str::from_utf8(texts[caption].as_binary_view().value(row.index())).ok()
+        };
+        Arc::new(StringArray::from_iter(Row::all(batch).map(text)))
+    }
+
+    /// The same for `[context, width]` numbers a row.
+    fn states(&self, states: &Embeddings, n_rows: usize) -> ArrayRef {
+        let DataType::FixedSizeList(token, context) = self.field.data_type() else {
+            unreachable!("Column::new gives columns of states a fixed-size list of them");
+        };
+        let DataType::FixedSizeList(element, width) = token.data_type() else {
+            unreachable!("Column::new gives columns of states a fixed-size list of them");
+        };
+        let values = self.values(states, n_rows * (*context * *width) as usize);
+        let tokens = FixedSizeListArray::new(element.clone(), *width, values, None);
+        let nulls = Some(NullBuffer::from(valid(states, n_rows)));
+        Arc::new(FixedSizeListArray::new(token.clone(), *context, Arc::new(tokens), nulls))
+    }
+
     /// Scatters packed embeddings to their rows; rows without one are null.
     fn embedding(&self, embeddings: &Embeddings, n_rows: usize) -> ArrayRef {
         let DataType::FixedSizeList(element, dim) = self.field.data_type() else {
             unreachable!("Column::new gives embedding columns a fixed-size list");
         };
-        let mut valid = vec![false; n_rows];
-        embeddings.rows.iter().for_each(|row| valid[*row as usize] = true);
-        let values: ArrayRef = match self.embeddings {
-            EmbeddingType::F32 => {
-                let values = scattered(embeddings, n_rows * *dim as usize, |value| value);
-                Arc::new(Float32Array::from(values))
-            }
-            EmbeddingType::F16 => {
-                let values = scattered(embeddings, n_rows * *dim as usize, f16::from_f32);
-                Arc::new(Float16Array::from(values))
-            }
-        };
-        let nulls = Some(NullBuffer::from(valid));
+        let values = self.values(embeddings, n_rows * *dim as usize);
+        let nulls = Some(NullBuffer::from(valid(embeddings, n_rows)));
         Arc::new(FixedSizeListArray::new(element.clone(), *dim, values, nulls))
     }
+
+    /// `n` elements in the type that is written.
+    fn values(&self, embeddings: &Embeddings, n: usize) -> ArrayRef {
+        match self.embeddings {
+            EmbeddingType::F32 => {
+                Arc::new(Float32Array::from(scattered(embeddings, n, |value| value)))
+            }
+            EmbeddingType::F16 => {
+                Arc::new(Float16Array::from(scattered(embeddings, n, f16::from_f32)))
+            }
+        }
+    }
+}
+
+/// Which rows have one.
+fn valid(embeddings: &Embeddings, n_rows: usize) -> Vec<bool> {
+    let mut valid = vec![false; n_rows];
+    embeddings.rows.iter().for_each(|row| valid[*row as usize] = true);
+    valid
 }
 
 /// `n` elements, each packed embedding at its row, in the type that is written.
@@ -153,18 +255,28 @@ fn scattered<T: Copy + Default>(embeddings: &Embeddings, n: usize, to: fn(f32) -
     scattered
 }
 
-fn data_type(kind: ColumnSpec, embeddings: EmbeddingType, dim: usize) -> DataType {
+fn data_type(kind: ColumnSpec, embeddings: EmbeddingType, lengths: Lengths) -> DataType {
+    let list = |of: DataType, length: usize| {
+        let length = i32::try_from(length).expect("the model's config was checked");
+        DataType::FixedSizeList(Arc::new(Field::new("element", of, true)), length)
+    };
+    let element = match embeddings {
+        EmbeddingType::F16 => DataType::Float16,
+        EmbeddingType::F32 => DataType::Float32,
+    };
     match kind {
-        ColumnSpec::ImageEmbedding | ColumnSpec::TextEmbedding => {
-            let element = match embeddings {
-                EmbeddingType::F16 => DataType::Float16,
-                EmbeddingType::F32 => DataType::Float32,
-            };
-            let dim = i32::try_from(dim).expect("the model's config was checked");
-            DataType::FixedSizeList(Arc::new(Field::new("element", element, true)), dim)
-        }
-        ColumnSpec::Cosine | ColumnSpec::ClipScore => DataType::Float32,
-        ColumnSpec::Status | ColumnSpec::ErrorMessage | ColumnSpec::ImageFormat => DataType::Utf8,
+        ColumnSpec::ImageEmbedding | ColumnSpec::TextEmbedding => list(element, lengths.embedding),
+        ColumnSpec::TextHiddenState => list(list(element, lengths.text_width), lengths.context),
+        ColumnSpec::Cosine
+        | ColumnSpec::ClipScore
+        | ColumnSpec::RefClipScore
+        | ColumnSpec::CaptionCosine
+        | ColumnSpec::BestCosine => DataType::Float32,
+        ColumnSpec::Status
+        | ColumnSpec::ErrorMessage
+        | ColumnSpec::ImageFormat
+        | ColumnSpec::BestCaption
+        | ColumnSpec::BestCaptionColumn => DataType::Utf8,
         ColumnSpec::ImageWidth | ColumnSpec::ImageHeight | ColumnSpec::CaptionTokens => {
             DataType::UInt32
         }
@@ -172,22 +284,9 @@ fn data_type(kind: ColumnSpec, embeddings: EmbeddingType, dim: usize) -> DataTyp
     }
 }
 
-/// One score per row that has both embeddings; null elsewhere.
-fn scores(batch: &EncodedBatch, of_cosine: fn(f32) -> f32) -> ArrayRef {
-    let mut scores = vec![None; batch.rows.num_rows()];
-    let (images, texts) = (&batch.image_embeddings, &batch.text_embeddings);
-    let mut text = 0;
-    // Both lists of rows ascend, so one walk pairs them.
-    for (image, row) in images.rows.iter().enumerate() {
-        while text < texts.rows.len() && texts.rows[text] < *row {
-            text += 1;
-        }
-        if texts.rows.get(text) == Some(row) {
-            let cosine = score::cosine(images.slot(image), texts.slot(text));
-            scores[*row as usize] = Some(of_cosine(cosine));
-        }
-    }
-    Arc::new(Float32Array::from(scores))
+/// A number a row, null where there is none.
+fn floats(batch: &EncodedBatch, of_row: impl Fn(Row<'_>) -> Option<f32>) -> ArrayRef {
+    Arc::new(Float32Array::from_iter(Row::all(batch).map(of_row)))
 }
 
 #[cfg(test)]
@@ -197,6 +296,8 @@ mod tests {
     use crate::error::{RowError, RowStatus};
     use arrow::array::{Array, RecordBatch, RecordBatchOptions};
     use arrow::datatypes::{Float32Type, Schema};
+
+    const LENGTHS: Lengths = Lengths { embedding: 2, context: 3, text_width: 2 };
 
     /// Four rows: both embeddings, image only, text only, neither.
     fn batch() -> EncodedBatch {
@@ -216,6 +317,7 @@ mod tests {
                 dim: 2,
                 rows: vec![0, 2],
             },
+            text_states: Embeddings::default(),
             image_info: vec![None; 4],
             caption_info: vec![None; 4],
             image_errors: vec![
@@ -235,7 +337,7 @@ mod tests {
 
     #[test]
     fn scores_only_rows_with_both_embeddings() {
-        let column = Column::new("similarity", ColumnSpec::Cosine, EmbeddingType::F32, 2);
+        let column = Column::new("similarity", ColumnSpec::Cosine, EmbeddingType::F32, LENGTHS);
         let filled = column.fill(&batch());
         let filled: &Float32Array = filled.as_any().downcast_ref().expect("f32");
         assert!((filled.value(0) - 0.6).abs() < 1e-7);
@@ -245,7 +347,7 @@ mod tests {
     #[test]
     fn scatters_embeddings_to_their_rows() {
         for kind in [EmbeddingType::F32, EmbeddingType::F16] {
-            let column = Column::new("text", ColumnSpec::TextEmbedding, kind, 2);
+            let column = Column::new("text", ColumnSpec::TextEmbedding, kind, LENGTHS);
             let filled = column.fill(&batch());
             let filled: &FixedSizeListArray = filled.as_any().downcast_ref().expect("a list");
             let valid: Vec<_> = (0..4).map(|row| filled.is_valid(row)).collect();

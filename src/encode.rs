@@ -15,6 +15,7 @@ pub struct InFlight {
     encoded: EncodedBatch,
     image: Option<Pending>,
     text: Option<Pending>,
+    states: Option<Pending>,
 }
 
 /// Gives the device a batch, for the towers that are needed. Without a model there is nothing to
@@ -24,7 +25,7 @@ pub fn submit(
     towers: Towers,
     batch: PreparedBatch,
 ) -> Result<InFlight, Error> {
-    let (mut image, mut text) = (None, None);
+    let (mut image, mut text, mut states) = (None, None, None);
     if let Some(model) = model {
         if towers.image && !batch.pixels.rows.is_empty() {
             image = Some(model.submit_image(&batch.pixels)?);
@@ -32,24 +33,28 @@ pub fn submit(
         if towers.text && !batch.captions.rows.is_empty() {
             text = Some(model.submit_text(&batch.captions)?);
         }
+        if towers.states && !batch.padded.rows.is_empty() {
+            states = Some(model.submit_text_states(&batch.padded)?);
+        }
     }
     let encoded = EncodedBatch {
         position: batch.position,
         rows: batch.rows,
-        image_embeddings: Embeddings::default(),
+        image_embeddings: batch.stored,
         text_embeddings: Embeddings::default(),
+        text_states: Embeddings::default(),
         image_info: batch.image_info,
         caption_info: batch.caption_info,
         image_errors: batch.image_errors,
         caption_errors: batch.caption_errors,
     };
-    Ok(InFlight { encoded, image, text })
+    Ok(InFlight { encoded, image, text, states })
 }
 
 impl InFlight {
     /// Whether `finish` returns at once.
     pub fn is_ready(&self) -> bool {
-        [&self.image, &self.text].into_iter().flatten().all(Pending::is_ready)
+        [&self.image, &self.text, &self.states].into_iter().flatten().all(Pending::is_ready)
     }
 
     /// The batch with its embeddings, as soon as they are there.
@@ -62,6 +67,10 @@ impl InFlight {
         if let Some(text) = self.text {
             encoded.text_embeddings =
                 reject_non_finite(text.wait()?, &mut encoded.caption_errors, "text");
+        }
+        if let Some(states) = self.states {
+            encoded.text_states =
+                reject_non_finite(states.wait()?, &mut encoded.caption_errors, "text");
         }
         Ok(encoded)
     }

@@ -317,6 +317,8 @@ pub enum RowStatus {
     DecoderPanic,
     /// A decoder killed its process on the bytes, or did not end.
     DecoderCrash,
+    /// The table has no embedding of the image, where images are not encoded anew.
+    ImageEmbeddingMissing,
     /// The caption is null.
     CaptionMissing,
     /// The caption is not UTF-8.
@@ -329,7 +331,7 @@ pub enum RowStatus {
 
 impl RowStatus {
     /// Every status, in the order in which reports list them.
-    pub const ALL: [RowStatus; 14] = [
+    pub const ALL: [RowStatus; 15] = [
         RowStatus::Ok,
         RowStatus::ImagePathMissing,
         RowStatus::ImageMissing,
@@ -340,6 +342,7 @@ impl RowStatus {
         RowStatus::ImageUndecodable,
         RowStatus::DecoderPanic,
         RowStatus::DecoderCrash,
+        RowStatus::ImageEmbeddingMissing,
         RowStatus::CaptionMissing,
         RowStatus::CaptionInvalid,
         RowStatus::CaptionEmpty,
@@ -359,6 +362,7 @@ impl RowStatus {
             RowStatus::ImageUndecodable => "image_undecodable",
             RowStatus::DecoderPanic => "decoder_panic",
             RowStatus::DecoderCrash => "decoder_crash",
+            RowStatus::ImageEmbeddingMissing => "image_embedding_missing",
             RowStatus::CaptionMissing => "caption_missing",
             RowStatus::CaptionInvalid => "caption_invalid",
             RowStatus::CaptionEmpty => "caption_empty",

@@ -68,6 +68,7 @@
 //! | [`regular`] | files that others gave us: regular, of a sane size | |
 //! | [`crash`] | images that kill the process: the journal of what is in flight, trials in a child | `error digest files` |
 //! | [`travel`] | strings as views of the file's bytes, on their way through and back | |
+//! | [`vectors`] | the vectors of an embedding column, whatever list they are stored in | |
 //! | [`spec`] | the pipeline file field for field; `layers`: file + command line | `error` |
 //! | [`batch`] | what travels between the stages | `error` |
 //! | [`source`] | `Source`: rows in, part by part | `error batch contain digest travel` |
@@ -78,11 +79,11 @@
 //! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch score` |
 //! | [`sink`] | `Sink`: part files, published whole, sealed | `error contain digest files travel` |
 //! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
-//! | [`table`] | anybody's Parquet files read as one table; a table written anew | `error files manifest sink source travel` |
+//! | [`table`] | anybody's Parquet files read as one table; a table written anew | `error files manifest sink source travel vectors` |
 //! | [`analysis`] | what can be said of a scored table, and done with it | `error contain score spec table travel` |
 //! | [`progress`] | counters of a run, and the only code that draws them | `error model` |
 //! | [`report`] | `run_report.json` | `error files analysis model` |
-//! | [`prepare`] | the second stage's work on one batch | `error batch crash images text` |
+//! | [`prepare`] | the second stage's work on one batch | `error batch crash images text vectors` |
 //! | [`encode`] | the third stage's | `error batch model` |
 //! | [`mod@write`] | the last stage's: parts and the manifest | `error spec batch columns manifest sink source` |
 //! | [`run`] | stage threads, channels, join; knows traits, not what is behind them | `error batch encode manifest model prepare progress sink source write` |
@@ -130,4 +131,5 @@ pub mod spec;
 pub mod table;
 pub mod text;
 pub mod travel;
+pub mod vectors;
 pub mod write;

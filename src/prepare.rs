@@ -11,11 +11,14 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use rayon::prelude::*;
 
-use crate::batch::{CaptionInfo, Captions, ImageInfo, Pixels, Position, PreparedBatch, RowBatch};
+use crate::batch::{
+    CaptionInfo, Captions, Embeddings, ImageInfo, Pixels, Position, PreparedBatch, RowBatch,
+};
 use crate::crash::{InFlight, Journal, Killer, RowId};
 use crate::error::{Error, RowError, RowStatus};
 use crate::images::{ImageLoader, LoadError, Preprocess};
 use crate::text::Tokenizer;
+use crate::vectors::Vectors;
 
 /// How the rows' images become pixels.
 pub struct ImageStep {
@@ -31,14 +34,26 @@ pub struct ImageStep {
 
 /// How the rows' captions become token ids.
 pub struct CaptionStep {
-    /// The input column that holds the caption.
-    pub column: String,
+    /// The input columns that hold the captions.
+    pub columns: Vec<String>,
     pub tokenizer: Tokenizer,
+    /// Whether captions are wanted filled up to the context too.
+    pub padded: bool,
+}
+
+/// How rows have the embeddings of their images already.
+pub struct StoredStep {
+    /// The input column that holds them.
+    pub column: String,
+    /// Length of an embedding.
+    pub dim: usize,
 }
 
 /// The stage's work on one batch. A step that no column needs is absent.
 pub struct Prepare {
     pub image: Option<ImageStep>,
+    /// Instead of images: the input column that holds what an earlier run made of them.
+    pub stored: Option<StoredStep>,
     pub caption: Option<CaptionStep>,
 }
 
@@ -46,22 +61,27 @@ impl Prepare {
     /// Decodes, resizes and tokenizes on rayon's current pool.
     pub fn apply(&self, batch: RowBatch) -> Result<PreparedBatch, Error> {
         let n_rows = batch.rows.num_rows();
-        let images = match &self.image {
+        let mut images = match &self.image {
             Some(step) => step.apply(&batch)?,
             None => Images::none(n_rows),
         };
+        let stored = match &self.stored {
+            Some(step) => step.apply(&batch.rows, &mut images.errors)?,
+            None => Embeddings::default(),
+        };
+        let n_captions = self.caption.as_ref().map_or(1, |step| step.columns.len()) * n_rows;
         let mut captions = Captions::default();
-        let mut caption_info = vec![None; n_rows];
-        let mut caption_errors = vec![None; n_rows];
+        let mut caption_info = vec![None; n_captions];
+        let mut caption_errors = vec![None; n_captions];
         if let Some(step) = &self.caption {
-            for (row, encoded) in step.apply(&batch.rows)?.into_iter().enumerate() {
+            for (caption, encoded) in step.apply(&batch.rows)?.into_iter().enumerate() {
                 match encoded {
                     Ok((ids, info)) => {
-                        caption_info[row] = Some(info);
+                        caption_info[caption] = Some(info);
                         captions.ids.push(ids);
-                        captions.rows.push(row as u32);
+                        captions.rows.push(caption as u32);
                     }
-                    Err(error) => caption_errors[row] = Some(error),
+                    Err(error) => caption_errors[caption] = Some(error),
                 }
             }
         }
@@ -69,6 +89,13 @@ impl Prepare {
             position: batch.position,
             rows: batch.rows,
             pixels: images.pixels,
+            stored,
+            padded: match &self.caption {
+                Some(step) if step.padded => {
+                    captions.padded(step.tokenizer.context_length(), step.tokenizer.pad())
+                }
+                _ => Captions::default(),
+            },
             captions,
             image_info: images.info,
             caption_info,
@@ -167,23 +194,59 @@ impl ImageStep {
 type Outcome = Result<(Vec<i64>, CaptionInfo), RowError>;
 
 impl CaptionStep {
+    /// The first column's captions, then the next one's.
     fn apply(&self, rows: &RecordBatch) -> Result<Vec<Outcome>, Error> {
-        // Strings travel as bytes; a column of nulls alone has no type.
-        let column = cast(named(rows, &self.column), &DataType::BinaryView)
-            .map_err(|source| Error::Arrow { action: "read captions as bytes", source })?;
-        let captions = column.as_binary_view();
-        let encode = |row| {
-            if captions.is_null(row) {
-                return Err(RowError::new(RowStatus::CaptionMissing, "the caption is null"));
+        let mut outcomes = Vec::with_capacity(self.columns.len() * rows.num_rows());
+        for column in &self.columns {
+            // Strings travel as bytes; a column of nulls alone has no type.
+            let column = cast(named(rows, column), &DataType::BinaryView)
+                .map_err(|source| Error::Arrow { action: "read captions as bytes", source })?;
+            let captions = column.as_binary_view();
+            let encode = |row| self.encode(captions.is_valid(row).then(|| captions.value(row)));
+            let encoded: Vec<_> = (0..rows.num_rows()).into_par_iter().map(encode).collect();
+            outcomes.extend(encoded);
+        }
+        Ok(outcomes)
+    }
+
+    fn encode(&self, caption: Option<&[u8]>) -> Outcome {
+        let missing = || RowError::new(RowStatus::CaptionMissing, "the caption is null");
+        let caption = str::from_utf8(caption.ok_or_else(missing)?).map_err(|error| {
+            let message = format!("the caption is not UTF-8 from byte {} on", error.valid_up_to());
+            RowError::new(RowStatus::CaptionInvalid, message)
+        })?;
+        self.tokenizer.encode(caption)
+    }
+}
+
+impl StoredStep {
+    /// The embeddings that the rows have, each scaled to unit length: f16 is not exact. A row
+    /// without one gets an error.
+    fn apply(
+        &self,
+        rows: &RecordBatch,
+        errors: &mut [Option<RowError>],
+    ) -> Result<Embeddings, Error> {
+        let column = named(rows, &self.column);
+        let vectors = Vectors::of(column, Some(self.dim)).map_err(|problem| Error::Setting {
+            key: format!("image.embedding.column = \"{}\"", self.column),
+            problem: format!("{problem}, where the model's have {} numbers", self.dim),
+        })?;
+        let mut stored = Embeddings { dim: self.dim, ..Embeddings::default() };
+        for (row, error) in errors.iter_mut().enumerate() {
+            let length = |vector: &[f32]| vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+            match vectors.get(row).map(|vector| (vector, length(vector))) {
+                Some((vector, length)) if length > 0.0 => {
+                    stored.data.extend(vector.iter().map(|x| x / length));
+                    stored.rows.push(row as u32);
+                }
+                _ => {
+                    let message = format!("\"{}\" has no embedding of its image", self.column);
+                    *error = Some(RowError::new(RowStatus::ImageEmbeddingMissing, message));
+                }
             }
-            let caption = str::from_utf8(captions.value(row)).map_err(|error| {
-                let message =
-                    format!("the caption is not UTF-8 from byte {} on", error.valid_up_to());
-                RowError::new(RowStatus::CaptionInvalid, message)
-            })?;
-            self.tokenizer.encode(caption)
-        };
-        Ok((0..rows.num_rows()).into_par_iter().map(encode).collect())
+        }
+        Ok(stored)
     }
 }
 

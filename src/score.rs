@@ -24,6 +24,19 @@ pub fn clip_score(cosine: f32) -> f32 {
     2.5 * cosine.max(0.0)
 }
 
+/// RefCLIPScore: the harmonic mean of the candidate's CLIPScore and of the greatest cosine
+/// similarity of the candidate with a reference, 0 where either is not above 0; in [0, 1.43].
+///
+/// Source: Hessel et al. 2021, equation 2, and its implementation (jmhessel/clipscore,
+/// `clipscore.py`).
+pub fn ref_clip_score(clip_score: f32, nearest_reference: f32) -> f32 {
+    let nearest = nearest_reference.max(0.0);
+    match clip_score + nearest {
+        sum if sum > 0.0 => 2.0 * clip_score * nearest / sum,
+        _ => 0.0,
+    }
+}
+
 /// Softmax over one image's texts of `logit_scale * cosine`: zero-shot probabilities.
 ///
 /// Source: Radford et al. 2021, section 3.1.2.
@@ -56,6 +69,15 @@ mod tests {
     fn clip_score_is_zero_below_zero_and_scaled_above() {
         assert_eq!(clip_score(-0.3), 0.0);
         assert_eq!(clip_score(0.5), 1.25);
+    }
+
+    #[test]
+    fn ref_clip_score_is_a_harmonic_mean() {
+        assert_eq!(ref_clip_score(0.5, 0.5), 0.5);
+        assert!((ref_clip_score(1.0, 0.25) - 0.4).abs() < 1e-7);
+        assert_eq!(ref_clip_score(0.0, 0.9), 0.0);
+        assert_eq!(ref_clip_score(0.7, -0.2), 0.0);
+        assert_eq!(ref_clip_score(0.0, 0.0), 0.0);
     }
 
     #[test]

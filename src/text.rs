@@ -5,6 +5,7 @@
 //! normalising, truncation and padding does not count. Truncation keeps the end-of-text token
 //! and is reported. Captions are not padded here: the encoder decides which lengths share a pass.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -40,6 +41,9 @@ pub struct Tokenizer {
     start: i64,
     end: i64,
     files: Vec<PathBuf>,
+    /// Before every caption.
+    prefix: String,
+    pad: i64,
 }
 
 impl Tokenizer {
@@ -59,20 +63,29 @@ impl Tokenizer {
         let vocabulary = Vocabulary::read(dir)?;
         let (start, end) = (vocabulary.id(START)?, vocabulary.id(END)?);
         vocabulary.check_bytes()?;
+        let pad = vocabulary.id(&pad_token(dir)?)?;
         let (path, files) = (vocabulary.path.clone(), vocabulary_files(dir));
         let inner = vocabulary
             .build(spec.special_tokens)
             .map_err(|error| Error::ModelFile { path, problem: error.to_string() })?;
-        Ok(Self { inner, context_length, start, end, files })
+        let prefix = spec.prefix.clone();
+        Ok(Self { inner, context_length, start, end, files, prefix, pad })
     }
 
-    /// The ids of a caption, start-of-text and end-of-text included, at most the context long.
+    /// The ids of a caption (after the prefix, if there is one), start-of-text and end-of-text
+    /// included, at most the context long.
     ///
     /// # Errors
     /// `caption_empty` when the caption has no token.
     pub fn encode(&self, caption: &str) -> Result<(Vec<i64>, CaptionInfo), RowError> {
         let read = start_of(caption);
-        let encoding = self.inner.encode_fast(read, false).map_err(|error| {
+        let text = match self.prefix.as_str() {
+            "" => Cow::Borrowed(read),
+            // A prefix alone is no caption.
+            _ if read.trim().is_empty() => Cow::Borrowed(""),
+            prefix => Cow::Owned(format!("{prefix}{read}")),
+        };
+        let encoding = self.inner.encode_fast(text.as_ref(), false).map_err(|error| {
             RowError::new(RowStatus::CaptionEmpty, format!("could not tokenize: {error}"))
         })?;
         let words = encoding.get_ids();
@@ -87,6 +100,16 @@ impl Tokenizer {
         ids.push(self.end);
         let truncated = kept < words.len() || read.len() < caption.len();
         Ok((ids, CaptionInfo { tokens: words.len() as u32 + 2, truncated }))
+    }
+
+    /// The most tokens of a caption.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// The token that fills captions up to the context, where they have to be of one length.
+    pub fn pad(&self) -> i64 {
+        self.pad
     }
 
     /// The files that the vocabulary and the merges were read from.
@@ -113,6 +136,30 @@ fn vocabulary_files(dir: &Path) -> Vec<PathBuf> {
         whole if whole.exists() => vec![whole],
         _ => ["vocab.json", "merges.txt"].map(|name| dir.join(name)).to_vec(),
     }
+}
+
+/// The token that captions are filled up with: what tokenizer_config.json says, as a string or as
+/// an added token, and else the end of text, as in `CLIPTokenizer`. Stable Diffusion 2 has "!".
+fn pad_token(dir: &Path) -> Result<String, Error> {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default)]
+        pad_token: Option<Token>,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Token {
+        Word(String),
+        Added { content: String },
+    }
+    let path = dir.join("tokenizer_config.json");
+    if !path.exists() {
+        return Ok(END.to_owned());
+    }
+    Ok(match json::<Config>(&path)?.pad_token {
+        None => END.to_owned(),
+        Some(Token::Word(token) | Token::Added { content: token }) => token,
+    })
 }
 
 /// What tokenizer.json, or vocab.json and merges.txt, say.

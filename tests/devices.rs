@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use clipmill::batch::{Captions, Embeddings, Pixels, Position, RowBatch};
-use clipmill::columns::Column;
+use clipmill::columns::{Column, Lengths};
 use clipmill::error::Error;
 use clipmill::manifest::{MadeWith, Manifest};
 use clipmill::model::pending::Pending;
@@ -125,6 +125,10 @@ impl DualEncoder for FakeDevice {
         })))
     }
 
+    fn submit_text_states(&self, _: &Captions) -> Result<Pending, Error> {
+        unreachable!("no column needs them")
+    }
+
     fn logit_scale(&self) -> f32 {
         1.0
     }
@@ -148,7 +152,8 @@ fn tokenizer() -> Tokenizer {
 }
 
 fn stages(dir: &Path, load_models: Vec<LoadModel>, read: &Arc<AtomicUsize>) -> Stages {
-    let column = Column::new("embedding", ColumnSpec::TextEmbedding, EmbeddingType::F32, DIM);
+    let lengths = Lengths { embedding: DIM, context: 1, text_width: 1 };
+    let column = Column::new("embedding", ColumnSpec::TextEmbedding, EmbeddingType::F32, lengths);
     let caption = Field::new("caption", DataType::Utf8, false);
     let schema = Arc::new(Schema::new(vec![Arc::new(caption), column.field.clone()]));
     let parquet = ArrowSchemaConverter::new().convert(&input_schema()).expect("a column");
@@ -172,12 +177,13 @@ fn stages(dir: &Path, load_models: Vec<LoadModel>, read: &Arc<AtomicUsize>) -> S
         metadata: vec![],
         made_by: vec![],
     };
-    let caption = CaptionStep { column: "caption".into(), tokenizer: tokenizer() };
+    let caption =
+        CaptionStep { columns: vec!["caption".into()], tokenizer: tokenizer(), padded: false };
     Stages {
         source: Box::new(FakeSource { next: 0, read: read.clone() }),
-        prepare: Prepare { image: None, caption: Some(caption) },
+        prepare: Prepare { image: None, stored: None, caption: Some(caption) },
         load_models,
-        towers: Towers { image: false, text: true },
+        towers: Towers { image: false, text: true, states: false },
         sink: Box::new(ParquetSink::new(dir, options)),
         output: Output {
             dir: dir.to_owned(),

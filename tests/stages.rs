@@ -93,6 +93,10 @@ impl DualEncoder for FakeModel {
         Ok(Pending::Ready(Embeddings::default()))
     }
 
+    fn submit_text_states(&self, _: &Captions) -> Result<Pending, Error> {
+        Ok(Pending::Ready(Embeddings::default()))
+    }
+
     fn at_once(&self) -> AtOnce {
         AtOnce { device: "fake".into(), images: None, tokens: None, halved: 0 }
     }
@@ -168,7 +172,7 @@ fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages {
     };
     Stages {
         source: Box::new(FakeSource { next: 0, fault, stop: stop.clone() }),
-        prepare: Prepare { image: None, caption: None },
+        prepare: Prepare { image: None, stored: None, caption: None },
         load_models: vec![load_model(fault)],
         towers: Towers::BOTH,
         sink: Box::new(FaultySink { sink, fault, begun: 0 }),

@@ -17,7 +17,8 @@ const START: i64 = 3070;
 const END: i64 = 3071;
 
 fn read(dir: &Path, special_tokens: SpecialTokensSpec) -> Tokenizer {
-    Tokenizer::read(dir, CONTEXT, &CaptionSpec { special_tokens }).unwrap()
+    Tokenizer::read(dir, CONTEXT, &CaptionSpec { special_tokens, ..CaptionSpec::default() })
+        .unwrap()
 }
 
 fn sample(special_tokens: SpecialTokensSpec) -> Tokenizer {

@@ -30,11 +30,13 @@ use crate::error::Error;
 pub struct Towers {
     pub image: bool,
     pub text: bool,
+    /// Whether the text tower gives every token's state, and not only an embedding.
+    pub states: bool,
 }
 
 impl Towers {
-    /// Both.
-    pub const BOTH: Self = Self { image: true, text: true };
+    /// Both, for embeddings.
+    pub const BOTH: Self = Self { image: true, text: true, states: false };
 }
 
 /// A model that embeds images and captions in one space. One thread owns it at a time.
@@ -49,6 +51,10 @@ pub trait DualEncoder: Send {
 
     /// Embeds packed captions; the embeddings keep the captions' slots and have unit length.
     fn submit_text(&self, captions: &Captions) -> Result<Pending, Error>;
+
+    /// The text tower's output for every token of captions that are all as long as the context:
+    /// `[context, width]` in a slot, after the last layer norm, not projected.
+    fn submit_text_states(&self, captions: &Captions) -> Result<Pending, Error>;
 
     /// As `submit_image`, and waits.
     fn encode_image(&self, pixels: &Pixels) -> Result<Embeddings, Error> {

@@ -5,26 +5,102 @@ use arrow::datatypes::DataType;
 use crate::columns::Needs;
 use crate::error::Error;
 use crate::source::{InputFile, Part, no_column};
-use crate::spec::{PipelineSpec, SourceSpec};
+use crate::spec::{ColumnSpec, DeclaredColumn, PipelineSpec, SourceSpec};
+use crate::vectors::is_vector;
 
-/// The columns that hold the image and the caption, where the work needs them.
+/// The input columns that the work needs.
+#[derive(Debug, Clone, Default)]
+pub struct UsedColumns {
+    pub image: Option<String>,
+    pub captions: Vec<String>,
+}
+
+/// The columns that hold the image and the captions, where the work needs them.
 pub fn check_columns(
     spec: &PipelineSpec,
     needs: Needs,
     first: &InputFile,
-) -> Result<(Option<String>, Option<String>), Error> {
+) -> Result<UsedColumns, Error> {
     let SourceSpec::Parquet(source) = &spec.source;
     let image = match (&source.image, needs.images) {
         (None, true) => return Err(missing_setting("image")),
         (Some(column), needed) => check_column(first, column)?.filter(|_| needed),
         (None, false) => None,
     };
-    let caption = match (&source.caption, needs.captions) {
-        (None, true) => return Err(missing_setting("caption")),
-        (Some(column), needed) => check_column(first, column)?.filter(|_| needed),
-        (None, false) => None,
+    let captions = source.caption.clone().unwrap_or_default().0;
+    if captions.is_empty() && needs.captions {
+        return Err(missing_setting("caption"));
+    }
+    for (index, column) in captions.iter().enumerate() {
+        check_column(first, column)?;
+        if captions[..index].contains(column) {
+            let problem = format!("names \"{column}\" twice");
+            return Err(Error::Setting { key: "source.parquet.caption".into(), problem });
+        }
+    }
+    Ok(UsedColumns { image, captions: if needs.captions { captions } else { Vec::new() } })
+}
+
+/// For a declared column, the places among `captions` of those that it is about.
+///
+/// # Errors
+/// `Setting` for one that the source does not name, or for what this kind of column has no use.
+pub fn captions_of(
+    name: &str,
+    column: &DeclaredColumn,
+    captions: &[String],
+) -> Result<Vec<usize>, Error> {
+    let wrong = |problem: String| Error::Setting { key: format!("columns.{name}"), problem };
+    let DeclaredColumn { kind, caption, references } = column;
+    let place = |wanted: &String| match captions.iter().position(|name| name == wanted) {
+        Some(place) => Ok(place),
+        None => Err(wrong(format!(
+            "\"{wanted}\" is not among source.parquet.caption = {captions:?}: name it there too"
+        ))),
     };
-    Ok((image, caption))
+    let word = kind.as_str();
+    match kind {
+        ColumnSpec::BestCaption | ColumnSpec::BestCaptionColumn | ColumnSpec::BestCosine => {
+            match (caption, references.as_slice()) {
+                (None, []) => Ok((0..captions.len()).collect()),
+                (None, chosen) => chosen.iter().map(place).collect(),
+                (Some(_), _) => {
+                    Err(wrong(format!("{word} chooses among `references`, not `caption`")))
+                }
+            }
+        }
+        _ if !kind.is_of_a_caption() && (caption.is_some() || !references.is_empty()) => {
+            Err(wrong(format!("{word} is about no caption")))
+        }
+        ColumnSpec::RefClipScore | ColumnSpec::CaptionCosine if references.is_empty() => {
+            let problem = "needs `references`: a list of caption columns to compare with";
+            Err(wrong(format!("{word} {problem}")))
+        }
+        ColumnSpec::RefClipScore | ColumnSpec::CaptionCosine => {
+            let own = caption.as_ref().map_or(Ok(0), place)?;
+            let others = references.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+            match others.contains(&own) {
+                true => Err(wrong(format!("\"{}\" is compared with itself", captions[own]))),
+                false => Ok([vec![own], others].concat()),
+            }
+        }
+        _ if !references.is_empty() => Err(wrong(format!("{word} takes no `references`"))),
+        _ => Ok(vec![caption.as_ref().map_or(Ok(0), place)?]),
+    }
+}
+
+/// A column that must be there and hold vectors.
+pub fn check_vectors(file: &InputFile, column: &str) -> Result<(), Error> {
+    let field = file.schema.field_with_name(column).map_err(|_| no_column(file, column))?;
+    if is_vector(field.data_type()) {
+        return Ok(());
+    }
+    Err(Error::ColumnType {
+        path: file.path.clone(),
+        column: column.to_owned(),
+        found: field.data_type().to_string(),
+        wanted: "a list of f16, f32 or f64, all of one length, is needed".into(),
+    })
 }
 
 fn missing_setting(what: &str) -> Error {

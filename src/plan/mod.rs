@@ -22,7 +22,7 @@ pub use resume::{Resume, Wanted};
 use loading::Loading;
 
 use crate::batch::PixelScale;
-use crate::columns::{Column, Needs};
+use crate::columns::{Column, Lengths, Needs};
 use crate::crash::{Journal, RowId};
 use crate::error::{self, Error};
 use crate::files;
@@ -31,7 +31,7 @@ use crate::manifest::MadeWith;
 use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
 use crate::model::{DualEncoder, Towers};
-use crate::prepare::{CaptionStep, ImageStep, Prepare};
+use crate::prepare::{CaptionStep, ImageStep, Prepare, StoredStep};
 use crate::run::{LoadModel, Stages};
 use crate::sink::{ParquetSink, PartOptions};
 use crate::source::{InputFile, ParquetSource, Part, open_inputs};
@@ -79,7 +79,9 @@ pub struct Plan {
     loading: Vec<Loading>,
     /// The input columns that are used.
     image_column: Option<String>,
-    caption_column: Option<String>,
+    caption_columns: Vec<String>,
+    /// Where the image tower's work is in the input already.
+    stored: Option<StoredStep>,
 }
 
 impl Plan {
@@ -88,9 +90,10 @@ impl Plan {
         let Layered { spec, settings } = layered;
         check_settings(&spec)?;
         let (source, sink) = (source(&spec), sink(&spec));
-        let needs = Needs::of(spec.columns.values().copied());
+        let (needs, stored) = needs(&spec)?;
         let inputs = open_inputs(&source.path)?;
-        let (image_column, caption_column) = input::check_columns(&spec, needs, &inputs[0])?;
+        let used = input::check_columns(&spec, needs, &inputs[0])?;
+        stored.iter().try_for_each(|column| input::check_vectors(&inputs[0], column))?;
         files::check_writable(&sink.path)?;
 
         let loader = needs.images.then(|| loader(&spec)).transpose()?;
@@ -99,7 +102,13 @@ impl Plan {
         let preprocess = needs.images.then(|| preprocess(&spec, &model)).transpose()?;
         let tokenizer = needs.captions.then(|| tokenizer(&spec, &model)).transpose()?;
         let placements = device::resolve(spec.run.device, clip.precision)?.placements();
-        let columns = columns(&spec, model.embedding_dim());
+        let stored = stored.map(|column| StoredStep { column, dim: model.embedding_dim() });
+        let lengths = Lengths {
+            embedding: model.embedding_dim(),
+            context: model.context_length(),
+            text_width: model.text_width(),
+        };
+        let columns = columns(&spec, lengths, &used.captions)?;
         let schema = output_schema(&inputs, &columns)?;
 
         let on_cuda = placements[0].device.is_cuda();
@@ -126,8 +135,9 @@ impl Plan {
             tokenizer,
             loader,
             loading: Vec::new(),
-            image_column,
-            caption_column,
+            image_column: used.image,
+            caption_columns: used.captions,
+            stored,
             spec,
         })
     }
@@ -159,9 +169,9 @@ impl Plan {
         indices.iter().map(part).collect()
     }
 
-    /// The input columns that hold the image and the caption, where they are used.
+    /// The input columns that hold the image and the first caption, where they are used.
     pub fn used_columns(&self) -> (Option<&str>, Option<&str>) {
-        (self.image_column.as_deref(), self.caption_column.as_deref())
+        (self.image_column.as_deref(), self.caption_columns.first().map(String::as_str))
     }
 
     /// The devices as a pipeline file writes them.
@@ -202,11 +212,15 @@ impl Plan {
     }
 
     fn towers(&self) -> Towers {
-        Towers { image: self.needs.image_tower, text: self.needs.text_tower }
+        Towers {
+            image: self.needs.image_tower,
+            text: self.needs.text_tower,
+            states: self.needs.text_states,
+        }
     }
 
     fn needs_model(&self) -> bool {
-        self.needs.image_tower || self.needs.text_tower
+        self.needs.image_tower || self.needs.text_tower || self.needs.text_states
     }
 
     /// CPU threads of the model. More than there are cores only wait for one another.
@@ -259,7 +273,12 @@ impl Plan {
             writes_manifest,
         };
         let image = self.image_column.zip(self.loader).zip(self.preprocess.clone());
-        let caption = self.caption_column.zip(self.tokenizer);
+        let columns = self.caption_columns;
+        let caption = self.tokenizer.map(|tokenizer| CaptionStep {
+            columns,
+            tokenizer,
+            padded: self.needs.text_states,
+        });
         let prepare = Prepare {
             image: image.map(|((column, loader), preprocess)| ImageStep {
                 column,
@@ -268,7 +287,8 @@ impl Plan {
                 journal,
                 killers,
             }),
-            caption: caption.map(|(column, tokenizer)| CaptionStep { column, tokenizer }),
+            stored: self.stored,
+            caption,
         };
         Ok(Stages {
             source: Box::new(ParquetSource::new(self.inputs, parts, self.batch_size)),
@@ -367,20 +387,48 @@ fn tokenizer(spec: &PipelineSpec, model: &ClipFiles) -> Result<Tokenizer, Error>
 fn loader(spec: &PipelineSpec) -> Result<PathLoader, Error> {
     match &spec.image {
         Some(ImageSpec::Path(path)) => PathLoader::open(path, spec.preprocess.max_bytes),
-        None => Err(Error::Setting {
+        Some(ImageSpec::Embedding(_)) | None => Err(Error::Setting {
             key: "image".into(),
             problem: "[columns] asks for what needs images: add [image.path] with a root".into(),
         }),
     }
 }
 
+/// The work that the columns ask for, and the input column that has the image tower's already.
+fn needs(spec: &PipelineSpec) -> Result<(Needs, Option<String>), Error> {
+    let needs = Needs::of(spec.columns.values().map(|column| column.kind));
+    let Some(ImageSpec::Embedding(stored)) = &spec.image else { return Ok((needs, None)) };
+    for (name, column) in &spec.columns {
+        let own = Needs::of([column.kind]);
+        if own.images && !own.image_tower {
+            let (key, kind) = (format!("columns.{name}"), column.kind.as_str());
+            let problem = format!("{kind} needs the image itself: [image.embedding] has none");
+            return Err(Error::Setting { key, problem });
+        }
+    }
+    let column = needs.image_tower.then(|| stored.column.clone());
+    Ok((Needs { images: false, image_tower: false, ..needs }, column))
+}
+
 /// The declared columns, and `status` and `error_message` after them where they are not declared.
-fn columns(spec: &PipelineSpec, dim: usize) -> Vec<Column> {
+fn columns(
+    spec: &PipelineSpec,
+    lengths: Lengths,
+    captions: &[String],
+) -> Result<Vec<Column>, Error> {
     let embeddings = sink(spec).embeddings;
-    let declared = spec.columns.iter().map(|(name, kind)| (name.as_str(), *kind));
     let always = [("status", ColumnSpec::Status), ("error_message", ColumnSpec::ErrorMessage)];
-    let missing = always.into_iter().filter(|(_, kind)| !spec.columns.values().any(|k| k == kind));
-    declared.chain(missing).map(|(name, kind)| Column::new(name, kind, embeddings, dim)).collect()
+    let is_declared = |kind| spec.columns.values().any(|column| column.kind == kind);
+    let missing = always.into_iter().filter(|(_, kind)| !is_declared(*kind));
+    let missing: Vec<_> = missing.map(|(name, kind)| (name, kind.into())).collect();
+    let declared = spec.columns.iter().map(|(name, column)| (name.as_str(), column));
+    declared
+        .chain(missing.iter().map(|(name, column)| (*name, column)))
+        .map(|(name, column)| {
+            let about = input::captions_of(name, column, captions)?;
+            Ok(Column::new(name, column.kind, embeddings, lengths).about(about, captions))
+        })
+        .collect()
 }
 
 /// The input's columns, then the declared ones. A column is nullable if it is in any input.

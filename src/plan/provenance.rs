@@ -35,8 +35,12 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
     let columns: Vec<_> = plan.columns.iter().map(|column| column.name.as_str()).collect();
     made_with.insert("columns, in order".to_owned(), columns.join(", "));
     made_with.insert("precision".to_owned(), plan.precision().to_owned());
-    if plan.needs.image_tower || plan.needs.text_tower {
-        made_with.insert("weights sha256".to_owned(), plan.model.weights_sha256()?);
+    if plan.needs_model() {
+        let weights = plan.model.weights_sha256()?;
+        if plan.stored.is_some() {
+            check_stored(plan, &weights)?;
+        }
+        made_with.insert("weights sha256".to_owned(), weights);
     }
     if let Some(preprocess) = &plan.preprocess {
         made_with.insert("preprocessing".to_owned(), preprocess.describe());
@@ -47,6 +51,21 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
         made_with.insert("tokenizer sha256".to_owned(), digests.join(" "));
     }
     Ok(made_with)
+}
+
+/// Makes sure that embeddings that an input brings are not said to be of other weights.
+fn check_stored(plan: &Plan, weights: &str) -> Result<(), Error> {
+    for input in &plan.inputs {
+        let Some(other) = input.weights_sha256().filter(|other| other != weights) else { continue };
+        let problem = format!(
+            "{} was made by other weights (sha256 {other}) than those of {}: its embeddings do \
+             not compare with this model's captions",
+            input.path.display(),
+            plan.spec.model.dir().display()
+        );
+        return Err(Error::Setting { key: "image.embedding".into(), problem });
+    }
+    Ok(())
 }
 
 /// The name of an input among what the output was made with.

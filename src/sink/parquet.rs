@@ -150,12 +150,14 @@ fn properties(schema: &SchemaRef) -> WriterProperties {
         .set_compression(Compression::ZSTD(zstd))
         .set_statistics_enabled(EnabledStatistics::Page);
     for field in schema.fields() {
-        if let DataType::FixedSizeList(element, _) = field.data_type()
-            && element.data_type().is_floating()
-        {
+        let (mut leaf, mut data_type) = (vec![field.name().clone()], field.data_type());
+        while let DataType::FixedSizeList(element, _) = data_type {
+            leaf.extend(["list".to_owned(), element.name().clone()]);
+            data_type = element.data_type();
+        }
+        if leaf.len() > 1 && data_type.is_floating() {
             // Every float of an embedding is new: a dictionary only costs time and space.
-            let leaf = [field.name().as_str(), "list", element.name()].map(str::to_owned);
-            let column = ColumnPath::new(leaf.to_vec());
+            let column = ColumnPath::new(leaf);
             builder = builder
                 .set_column_dictionary_enabled(column.clone(), false)
                 .set_column_statistics_enabled(column, EnabledStatistics::None);

@@ -3,6 +3,7 @@
 //! What is written here is what was asked for. Whether the files exist, the columns fit and
 //! the device is there is found by `plan`.
 
+mod declared;
 pub mod layers;
 mod values;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use declared::{DeclaredColumn, Names};
 pub use values::{DeviceSpec, MaxFailed};
 
 /// A pipeline file (TOML).
@@ -30,7 +32,7 @@ pub struct PipelineSpec {
     pub caption: CaptionSpec,
     pub model: ModelSpec,
     /// Output column name -> how it is filled, in output order.
-    pub columns: IndexMap<String, ColumnSpec>,
+    pub columns: IndexMap<String, DeclaredColumn>,
     pub sink: SinkSpec,
     #[serde(default)]
     pub run: RunSpec,
@@ -52,9 +54,10 @@ pub struct ParquetSourceSpec {
     /// The column that names each row's image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The column that holds each row's caption.
+    /// The column that holds each row's caption, or several of them. A row's status tells of the
+    /// first; columns that need another caption are null where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub caption: Option<String>,
+    pub caption: Option<Names>,
     /// Read no more than this many rows, from the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
@@ -65,6 +68,15 @@ pub struct ParquetSourceSpec {
 #[serde(rename_all = "snake_case")]
 pub enum ImageSpec {
     Path(ImagePathSpec),
+    Embedding(StoredEmbeddingSpec),
+}
+
+/// `[image.embedding]`: the images were embedded by an earlier run; only captions are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredEmbeddingSpec {
+    /// The input column that holds the images' embeddings, by the same weights.
+    pub column: String,
 }
 
 /// `[image.path]`: the image column holds paths.
@@ -119,6 +131,9 @@ pub enum ExifSpec {
 pub struct CaptionSpec {
     /// What `<|endoftext|>` inside a caption is: text, or the control token as in transformers.
     pub special_tokens: SpecialTokensSpec,
+    /// Put before every caption, as CLIPScore's reference does with `"A photo depicts "`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
 }
 
 /// `special_tokens = ...`
@@ -185,10 +200,22 @@ pub enum ColumnSpec {
     ImageEmbedding,
     /// The text tower's embedding, unit length.
     TextEmbedding,
+    /// The text tower's output for every token, the context long, as image generators take it.
+    TextHiddenState,
     /// Cosine similarity of the two.
     Cosine,
     /// `2.5 * max(cosine, 0)`.
     ClipScore,
+    /// The harmonic mean of CLIPScore and of how near the caption is to the nearest reference.
+    RefClipScore,
+    /// Cosine similarity of the caption and its one reference.
+    CaptionCosine,
+    /// The caption that fits the image best, of all of them.
+    BestCaption,
+    /// The column that it stands in.
+    BestCaptionColumn,
+    /// Its cosine similarity.
+    BestCosine,
     /// `ok`, or why the row failed.
     Status,
     /// The failure in words.
@@ -211,8 +238,14 @@ impl ColumnSpec {
         match self {
             ColumnSpec::ImageEmbedding => "image_embedding",
             ColumnSpec::TextEmbedding => "text_embedding",
+            ColumnSpec::TextHiddenState => "text_hidden_state",
             ColumnSpec::Cosine => "cosine",
             ColumnSpec::ClipScore => "clip_score",
+            ColumnSpec::RefClipScore => "ref_clip_score",
+            ColumnSpec::CaptionCosine => "caption_cosine",
+            ColumnSpec::BestCaption => "best_caption",
+            ColumnSpec::BestCaptionColumn => "best_caption_column",
+            ColumnSpec::BestCosine => "best_cosine",
             ColumnSpec::Status => "status",
             ColumnSpec::ErrorMessage => "error_message",
             ColumnSpec::ImageWidth => "image_width",
@@ -225,7 +258,24 @@ impl ColumnSpec {
 
     /// Whether the column is a number that ranks image-caption pairs.
     pub const fn is_score(self) -> bool {
-        matches!(self, ColumnSpec::Cosine | ColumnSpec::ClipScore)
+        use ColumnSpec::*;
+        matches!(self, Cosine | ClipScore | RefClipScore | BestCosine)
+    }
+
+    /// Whether the column is about one caption, which may be named.
+    pub const fn is_of_a_caption(self) -> bool {
+        use ColumnSpec::*;
+        matches!(
+            self,
+            TextEmbedding
+                | TextHiddenState
+                | Cosine
+                | ClipScore
+                | RefClipScore
+                | CaptionCosine
+                | CaptionTokens
+                | CaptionTruncated
+        )
     }
 }
 

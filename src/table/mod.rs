@@ -5,7 +5,6 @@
 //! nothing is decided about rows.
 
 mod rewrite;
-mod vectors;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +14,11 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 
 pub use rewrite::{Change, NewTable, Written, rewrite};
-pub use vectors::Vectors;
 
 use crate::error::Error;
 use crate::source::{GroupRows, InputFile, no_column, open_inputs};
+pub use crate::vectors::Vectors;
+use crate::vectors::is_vector;
 
 /// Parquet files that were opened as one table.
 pub struct Table {
@@ -90,7 +90,7 @@ impl Table {
     pub fn embedding<'a>(&'a self, asked: Option<&'a str>) -> Result<&'a str, Error> {
         let name = asked.unwrap_or("image_embedding");
         let field = self.field(name)?;
-        if vectors::is_vector(field.data_type()) {
+        if is_vector(field.data_type()) {
             return Ok(name);
         }
         let wanted = "a list of f16, f32 or f64, all of one length, is needed".into();

@@ -30,22 +30,32 @@ pub(super) enum Sight {
 /// The blocks of a tower.
 pub(super) struct Blocks {
     blocks: Vec<Block>,
-    last: PooledBlock,
+    last: LastBlock,
+}
+
+/// The last block: for the one token of each sequence that is read, or for all of them.
+enum LastBlock {
+    Pooled(PooledBlock),
+    Whole(Block),
 }
 
 impl Blocks {
-    /// Loads `PREFIX.encoder.layers.N`.
+    /// Loads `PREFIX.encoder.layers.N`. With `whole`, every token's output can be had.
     pub fn load(
         loader: &Loader,
         prefix: &str,
         (tower, sight): (&TowerConfig, Sight),
+        whole: bool,
     ) -> Result<Self, Error> {
         let layer = |index: i64| format!("{prefix}.encoder.layers.{index}");
         let blocks = (0..tower.layers - 1).map(|i| Block::load(loader, &layer(i), (tower, sight)));
-        Ok(Self {
-            blocks: blocks.collect::<Result<_, _>>()?,
-            last: PooledBlock::load(loader, &layer(tower.layers - 1), tower)?,
-        })
+        let blocks = blocks.collect::<Result<_, _>>()?;
+        let last = layer(tower.layers - 1);
+        let last = match whole {
+            false => LastBlock::Pooled(PooledBlock::load(loader, &last, tower)?),
+            true => LastBlock::Whole(Block::load(loader, &last, (tower, sight))?),
+        };
+        Ok(Self { blocks, last })
     }
 
     /// A stream of `[tokens, width]` -> f32 `[sequences, width]`: the rows `pooled` (one of each
@@ -57,7 +67,23 @@ impl Blocks {
         pooled: &Tensor,
     ) -> Result<Tensor, TchError> {
         self.blocks.iter().try_for_each(|block| block.forward(&mut stream, spans))?;
-        self.last.forward(stream, spans, pooled)
+        match &self.last {
+            LastBlock::Pooled(last) => last.forward(stream, spans, pooled),
+            LastBlock::Whole(last) => {
+                last.forward(&mut stream, spans)?;
+                stream.select(pooled)?.finish()
+            }
+        }
+    }
+
+    /// The same for all tokens: f32 `[tokens, width]`. Loaded with `whole`.
+    pub fn forward_whole(&self, mut stream: Stream, spans: &[Span]) -> Result<Tensor, TchError> {
+        self.blocks.iter().try_for_each(|block| block.forward(&mut stream, spans))?;
+        match &self.last {
+            LastBlock::Whole(last) => last.forward(&mut stream, spans)?,
+            LastBlock::Pooled(_) => unreachable!("asked only of blocks that were loaded whole"),
+        }
+        stream.finish()
     }
 }
 

@@ -44,7 +44,7 @@ impl ImageTower {
             class: class.f_view([1, 1, width]).map_err(torch)?,
             positions: positions.f_view([1, config.tokens(), width]).map_err(torch)?,
             pre_norm: LayerNorm::load_f32(loader, &named("pre_layrnorm"), eps)?,
-            blocks: Blocks::load(loader, "vision_model", (&config.tower, Sight::Full))?,
+            blocks: Blocks::load(loader, "vision_model", (&config.tower, Sight::Full), false)?,
             post_norm: LayerNorm::load_f32(loader, &named("post_layernorm"), eps)?,
             projection: loader.placed_f32("visual_projection.weight")?,
             placement: loader.placement,

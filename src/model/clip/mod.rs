@@ -74,6 +74,11 @@ impl ClipFiles {
         self.config.projection_dim as usize
     }
 
+    /// Width of the text tower: the length of a token's state.
+    pub fn text_width(&self) -> usize {
+        self.config.text.tower.width as usize
+    }
+
     /// How many numbers the weights hold.
     pub fn n_parameters(&self) -> u64 {
         let shapes = tensors::expected(&self.config).into_iter().map(|tensor| tensor.shape);
@@ -103,7 +108,8 @@ impl ClipFiles {
             let logit_scale = loader.tensor("logit_scale")?;
             let vision = &self.config.vision;
             let image = towers.image.then(|| ImageTower::load(&loader, vision, scale));
-            let text = towers.text.then(|| TextTower::load(&loader, &self.config.text));
+            let text = (towers.text || towers.states)
+                .then(|| TextTower::load(&loader, &self.config.text, towers.states));
             // Both are there before either asks how much memory is left.
             let (image, text) = (image.transpose()?, text.transpose()?);
             Ok(Clip {
@@ -171,6 +177,15 @@ impl Clip {
         }
     }
 
+    fn context(&self) -> usize {
+        self.config.text.context_length as usize
+    }
+
+    /// Numbers in the states of one caption.
+    fn state_len(&self) -> usize {
+        self.context() * self.config.text.tower.width as usize
+    }
+
     fn misfit(&self, problem: String) -> Error {
         Error::ModelFile { path: self.path.clone(), problem }
     }
@@ -209,6 +224,23 @@ impl DualEncoder for Clip {
         let passes = passes.map_err(Error::torch("encode captions"))?;
         let (of_row, rows) = (of_caption, captions.rows.clone());
         pending(passes, Places { dim: self.embedding_dim(), of_row, rows })
+    }
+
+    fn submit_text_states(&self, captions: &Captions) -> Result<Pending, Error> {
+        let (tower, size) = self.text.as_ref().expect("asked only for towers that were loaded");
+        self.check_captions(captions)?;
+        if let Some(ids) = captions.ids.iter().find(|ids| ids.len() != self.context()) {
+            let (n, context) = (ids.len(), self.context());
+            let what = format!("states are of {context} tokens, and a caption has {n}");
+            return Err(self.misfit(what));
+        }
+        let Packing { sequences, of_caption } = Packing::whole(&captions.ids);
+        let lens: Vec<usize> = sequences.iter().map(|ids| ids.len()).collect();
+        let passes =
+            size.run(&lens, |run| no_grad(|| Download::start(&tower.states(&sequences[run])?)));
+        let passes = passes.map_err(Error::torch("encode captions"))?;
+        let (dim, rows) = (self.state_len(), captions.rows.clone());
+        pending(passes, Places { dim, of_row: of_caption, rows })
     }
 
     fn at_once(&self) -> AtOnce {

@@ -30,13 +30,14 @@ pub(super) struct TextTower {
 }
 
 impl TextTower {
-    pub fn load(loader: &Loader, config: &TextConfig) -> Result<Self, Error> {
+    /// With `states`, every token's state can be had.
+    pub fn load(loader: &Loader, config: &TextConfig, states: bool) -> Result<Self, Error> {
         let named = |name: &str| format!("text_model.{name}");
         let eps = config.tower.layer_norm_eps;
         Ok(Self {
             tokens: loader.placed_f32(&named("embeddings.token_embedding.weight"))?,
             positions: loader.placed_f32(&named("embeddings.position_embedding.weight"))?,
-            blocks: Blocks::load(loader, "text_model", (&config.tower, Sight::Causal))?,
+            blocks: Blocks::load(loader, "text_model", (&config.tower, Sight::Causal), states)?,
             final_norm: LayerNorm::load_f32(loader, &named("final_layer_norm"), eps)?,
             projection: loader.placed_f32("text_projection.weight")?,
             placement: loader.placement,
@@ -46,20 +47,28 @@ impl TextTower {
     /// Sequences sorted by length, each read at its last token -> f32 `[n, embedding]`, not of
     /// unit length yet.
     pub fn forward(&self, sequences: &[&[i64]]) -> Result<Tensor, TchError> {
-        let ids = sequences.concat();
-        let positions: Vec<i64> = sequences.iter().flat_map(|ids| 0..ids.len() as i64).collect();
         let mut end = 0;
         let ends = sequences.iter().map(|ids| {
             end += ids.len() as i64;
             end - 1
         });
         let pooled = self.place(&ends.collect::<Vec<_>>())?;
-        let x = self.tokens.f_index_select(0, &self.place(&ids)?)?;
-        let x = x.f_add(&self.positions.f_index_select(0, &self.place(&positions)?)?)?;
-        let stream = Stream::new(x, self.placement)?;
-        let x = self.blocks.forward(stream, &spans(sequences), &pooled)?;
+        let x = self.blocks.forward(self.embed(sequences)?, &spans(sequences), &pooled)?;
         let x = self.final_norm.forward(&x)?;
         x.f_linear(&self.projection, None::<&Tensor>)
+    }
+
+    /// Sequences of one length -> f32 `[tokens, width]`, after the last layer norm.
+    pub fn states(&self, sequences: &[&[i64]]) -> Result<Tensor, TchError> {
+        let x = self.blocks.forward_whole(self.embed(sequences)?, &spans(sequences))?;
+        self.final_norm.forward(&x)
+    }
+
+    fn embed(&self, sequences: &[&[i64]]) -> Result<Stream, TchError> {
+        let positions: Vec<i64> = sequences.iter().flat_map(|ids| 0..ids.len() as i64).collect();
+        let x = self.tokens.f_index_select(0, &self.place(&sequences.concat())?)?;
+        let x = x.f_add(&self.positions.f_index_select(0, &self.place(&positions)?)?)?;
+        Stream::new(x, self.placement)
     }
 
     fn place(&self, values: &[i64]) -> Result<Tensor, TchError> {
@@ -77,7 +86,15 @@ pub(super) struct Packing<'a> {
 
 impl<'a> Packing<'a> {
     pub fn new(captions: &'a [Vec<i64>], pooling: Pooling) -> Self {
-        let cut: Vec<&[i64]> = captions.iter().map(|ids| cut(ids, pooling)).collect();
+        Self::of(captions.iter().map(|ids| cut(ids, pooling)).collect())
+    }
+
+    /// Captions as they are.
+    pub fn whole(captions: &'a [Vec<i64>]) -> Self {
+        Self::of(captions.iter().map(Vec::as_slice).collect())
+    }
+
+    fn of(cut: Vec<&'a [i64]>) -> Self {
         let mut sequences = cut.clone();
         sequences.sort_unstable_by(|a, b| a.len().cmp(&b.len()).then_with(|| a.cmp(b)));
         sequences.dedup();
