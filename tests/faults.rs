@@ -10,126 +10,17 @@ mod common;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use arrow::array::{Array, AsArray};
+use common::job::{
+    Faulty, PARTS, args, assert_same, finalize, library, random, share, trace, undisturbed,
+};
 use common::{clipmill, command, python, root, sample, scratch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rayon::prelude::*;
-
-/// Rows of the sample, and rows a part: three parts.
-const SETTINGS: [&str; 4] = ["--limit", "21", "--set", "sink.parquet.rows_per_part=8"];
-const PARTS: usize = 3;
-
-/// Arguments of a small run into a folder.
-fn args(output: &Path) -> Vec<String> {
-    let mut args = vec!["run".to_owned(), "pipelines/sample.toml".to_owned()];
-    args.extend(["--output".to_owned(), output.display().to_string()]);
-    args.extend(SETTINGS.map(str::to_owned));
-    args.extend(["--set", "model.clip.precision=f32", "--threads", "2"].map(str::to_owned));
-    args
-}
-
-/// A library of `faults/`, compiled. None where there is no compiler.
-fn library(name: &str) -> Option<PathBuf> {
-    static NEXT: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = NEXT.get_or_init(scratch);
-    let to = dir.path().join(format!("{name}.so"));
-    let flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"];
-    let source = root().join("tests/faults").join(format!("{name}.c"));
-    let compiled = Command::new("cc").args(flags).arg("-o").arg(&to).arg(source).output();
-    match compiled {
-        Ok(done) => {
-            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-            Some(to)
-        }
-        Err(error) => {
-            assert!(std::env::var_os("CI").is_none(), "CI needs cc for the faults: {error}");
-            eprintln!("SKIPPED: no C compiler, so no faults: {error}");
-            None
-        }
-    }
-}
-
-/// A run with a fault in its output folder. The log is of all runs with that log.
-struct Faulty<'a> {
-    library: &'a Path,
-    output: &'a Path,
-    log: &'a Path,
-}
-
-impl Faulty<'_> {
-    /// Runs with a fault, `N:ACTION` or `CALL:N:ACTION`; none if it is empty.
-    fn run(&self, fault: &str, args: &[String]) -> Output {
-        let mut command = command(args);
-        command.env("LD_PRELOAD", self.library);
-        command.env("CLIPMILL_FAULT_DIR", self.output).env("CLIPMILL_FAULT_LOG", self.log);
-        if !fault.is_empty() {
-            command.env("CLIPMILL_FAULT", fault);
-        }
-        command.output().expect("the program starts")
-    }
-
-    fn fired(&self) -> usize {
-        fs::read_to_string(self.log).unwrap_or_default().matches("FIRED").count()
-    }
-
-    /// How many events of that call, or of any, the log has.
-    fn events(&self, call: Option<&str>) -> usize {
-        let log = fs::read_to_string(self.log).expect("a log");
-        let is_of = |line: &&str| call.is_none_or(|call| line.split(' ').nth(2) == Some(call));
-        log.lines().filter(is_of).count()
-    }
-}
-
-/// Holds a log against the rules of publishing.
-fn trace(log: &Path, flags: &[&str]) {
-    let Some(python) = python() else { return };
-    let script = root().join("tests/faults/trace.py");
-    let traced = Command::new(python).arg(script).arg(log).args(flags).output().expect("starts");
-    let said = String::from_utf8_lossy(&traced.stderr);
-    let log = fs::read_to_string(log).expect("a log");
-    assert!(traced.status.success(), "{said}\n{log}");
-}
-
-/// Everything that two runs of one job must agree in, by file name.
-fn content(output: &Path) -> Vec<(String, Vec<u8>)> {
-    let entries = fs::read_dir(output).expect("an output folder");
-    let paths = entries.map(|entry| entry.expect("an entry").path());
-    let mut content = Vec::new();
-    for path in paths {
-        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        // The report has times in it, and the lock names its last holder.
-        if name != "run_report.json" && name != "_lock" {
-            content.push((name, fs::read(&path).expect("a file")));
-        }
-    }
-    content.sort();
-    content
-}
-
-fn assert_same(output: &Path, wanted: &[(String, Vec<u8>)], what: &str) {
-    let found = content(output);
-    let names = |files: &[(String, Vec<u8>)]| -> Vec<String> {
-        files.iter().map(|(name, _)| name.clone()).collect()
-    };
-    assert_eq!(names(&found), names(wanted), "{what}");
-    for ((name, found), (_, wanted)) in found.iter().zip(wanted) {
-        assert!(found == wanted, "{what}: {name} is not the undisturbed run's");
-    }
-}
-
-/// The run that nothing happens to.
-fn undisturbed(dir: &Path) -> Vec<(String, Vec<u8>)> {
-    let output = dir.join("undisturbed");
-    clipmill(args(&output)).ok();
-    let content = content(&output);
-    assert_eq!(content.len(), PARTS + 2, "parts, the manifest and the mark");
-    content
-}
 
 /// The independent checker, at work until it is asked for its opinion.
 struct Watch(Option<Child>);
@@ -161,14 +52,6 @@ impl Watch {
 /// Runs that may be disturbed as often as `CLIPMILL_SOAK` says, or a little.
 fn trials(few: usize) -> usize {
     std::env::var("CLIPMILL_SOAK").ok().and_then(|n| n.parse().ok()).unwrap_or(few)
-}
-
-/// Numbers that look random and are the same in every test run (SplitMix64).
-fn random(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[test]
@@ -417,15 +300,8 @@ fn parts_done_by_several_processes_make_the_output_of_one() {
         clipmill([&["plan".to_owned()], &args(&output)[1..], &["--json".to_owned()]].concat());
     let plan: serde_json::Value = serde_json::from_str(&plan.ok().stdout).expect("JSON");
     assert_eq!(plan["parts"].as_array().map(Vec::len), Some(PARTS));
-    let share = |parts: &str| {
-        let mut args = args(&output);
-        args.extend(["--parts".to_owned(), parts.to_owned()]);
-        args
-    };
-    let finalize = || {
-        let args = args(&output);
-        clipmill([&["finalize".to_owned()], &args[1..]].concat())
-    };
+    let share = |parts: &str| share(&output, parts);
+    let finalize = || clipmill(finalize(&output));
     let (none, was_there) = (finalize(), output.exists());
     assert!(none.stderr.contains("3 of 3 parts are missing") && !was_there, "{}", none.stderr);
     let refused = clipmill(share("3"));

@@ -1,24 +1,33 @@
-//! Bytes that nobody wrote, for every parser of strangers' bytes: seeds from the sample, changed
+//! Bytes that nobody wrote, for every parser of strangers' bytes (`fuzz/targets.rs`): seeds, changed
 //! at random for a while. A panic of clipmill's own code, a decoder's panic or an abort is a
 //! failure; an error is what is asked for, also where the Parquet library panics and is contained.
 //!
 //! Two seconds a target in `make test`, a minute in `make fuzz` (`CLIPMILL_FUZZ`, in seconds). The
-//! numbers are seeded, so a failure comes again. It does not look at which code was reached.
+//! numbers are seeded, so a failure comes again. It does not look at which code was reached; for a
+//! fuzzer that does, `CLIPMILL_FUZZ_SEEDS` has the seeds written into a folder.
 
 mod common;
+#[path = "fuzz/targets.rs"]
+mod targets;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clipmill::error::RowStatus;
-use clipmill::images::Preprocess;
+use arrow::array::{
+    ArrayRef, DictionaryArray, Int64Array, LargeBinaryArray, ListArray, RecordBatch, StringArray,
+};
+use arrow::datatypes::Int32Type;
+use clipmill::digest;
 use clipmill::manifest::{FILE_NAME, MadeWith, Manifest, PartAbout, PartRecord};
-use clipmill::source::preflight;
-use clipmill::spec::layers;
-use clipmill::spec::{CaptionSpec, PreprocessSpec};
-use clipmill::text::Tokenizer;
-use common::{root, sample, scratch};
+use common::{corpora, root, sample, scratch};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use serde_json::{Value, json};
+use targets::TARGETS;
 
 /// SplitMix64.
 struct Random(u64);
@@ -66,21 +75,36 @@ impl Random {
     }
 }
 
-/// Calls `target` with changed seeds until the time is over. Returns how often.
-fn fuzz(name: &str, seeds: &[Vec<u8>], mut target: impl FnMut(&[u8])) -> usize {
-    assert!(!seeds.is_empty(), "{name} has no seeds");
+/// Calls a target with its seeds, which are all to be read unless `odd`, then with changed ones until
+/// the time is over.
+fn fuzz(name: &str, seeds: &[Vec<u8>], odd: &[Vec<u8>]) {
+    let (_, target) = TARGETS.iter().find(|target| target.0 == name).expect("a target");
+    let dir = scratch();
+    for (index, seed) in seeds.iter().enumerate() {
+        assert!(target(dir.path(), seed), "{name}: seed {index} is not read");
+    }
+    for seed in odd {
+        target(dir.path(), seed);
+    }
+    let seeds = [seeds, odd].concat();
+    if let Some(to) = std::env::var_os("CLIPMILL_FUZZ_SEEDS") {
+        let to = Path::new(&to).join(name);
+        fs::create_dir_all(&to).expect("a folder");
+        for seed in &seeds {
+            fs::write(to.join(digest::of_bytes(seed)), seed).expect("written");
+        }
+        return;
+    }
     let given = std::env::var("CLIPMILL_FUZZ").ok().and_then(|seconds| seconds.parse().ok());
     let end = Instant::now() + Duration::from_secs(given.unwrap_or(2));
     let mut random = Random(0x5eed);
-    let mut n = 0;
-    seeds.iter().for_each(|seed| target(seed));
+    let (mut n, mut read) = (0, 0);
     while Instant::now() < end {
-        target(&random.mutate(seeds));
+        read += usize::from(target(dir.path(), &random.mutate(&seeds)));
         n += 1;
     }
-    println!("{name}: {n} inputs from {} seeds", seeds.len());
+    println!("{name}: {n} inputs from {} seeds, {read} read", seeds.len());
     assert!(n > 20, "{name}: only {n} inputs");
-    n
 }
 
 fn files(dir: &Path, extensions: &[&str]) -> Vec<Vec<u8>> {
@@ -92,19 +116,19 @@ fn files(dir: &Path, extensions: &[&str]) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).expect("a file")).collect()
 }
 
+/// Small files of a folder of others' files, where it is here: they may be of any kind.
+fn others(folders: &[&str], extensions: &[&str], most: usize) -> Vec<Vec<u8>> {
+    let mut found: Vec<_> = folders.iter().filter_map(|folder| corpora(folder)).collect();
+    let mut bytes = Vec::new();
+    for dir in found.drain(..) {
+        bytes.extend(files(&dir, extensions).into_iter().filter(|file| file.len() <= most));
+    }
+    bytes
+}
+
 #[test]
 fn pipeline_files() {
-    let dir = scratch();
-    let path = dir.path().join("pipeline.toml");
-    let mut read = 0;
-    fuzz("spec", &files(&root().join("pipelines"), &["toml"]), |bytes| {
-        fs::write(&path, bytes).expect("written");
-        match layers::read(&path, &[]) {
-            Ok(_) => read += 1,
-            Err(error) => assert!(matches!(error.exit_code(), 1 | 2), "{error}"),
-        }
-    });
-    assert!(read > 0, "not even the seeds were read");
+    fuzz("spec", &files(&root().join("pipelines"), &["toml"]), &[]);
 }
 
 #[test]
@@ -113,22 +137,16 @@ fn manifests() {
     let about = PartAbout { key: "k".into(), rows_in: 3, statuses: [("ok".into(), 3)].into() };
     let record = PartRecord { about, rows_out: 3, bytes: 100, sha256: "00".into() };
     let mut manifest = Manifest::new(MadeWith::from([("a".into(), "b".into())]), 1);
+    manifest.write(dir.path()).expect("written");
+    let empty = fs::read(dir.path().join(FILE_NAME)).expect("there");
     manifest.parts.insert("part-00000.parquet".into(), record);
     manifest.write(dir.path()).expect("written");
-    let path = dir.path().join(FILE_NAME);
-    let seed = fs::read(&path).expect("there");
-    fuzz("manifest", &[seed], |bytes| {
-        fs::write(&path, bytes).expect("written");
-        if let Ok(found) = Manifest::read(dir.path()) {
-            // What is not refused says what was written.
-            assert_eq!(found.as_ref(), Some(&manifest));
-        }
-    });
+    fuzz("manifest", &[empty, fs::read(dir.path().join(FILE_NAME)).expect("there")], &[]);
 }
 
 #[test]
 fn images() {
-    // One an extension, and the smallest, so that many are tried.
+    // Of each extension the smallest, so that many are tried.
     let mut seeds = Vec::new();
     for extension in ["jpg", "png", "webp", "gif", "bmp", "tif"] {
         let mut of_kind = files(&sample().join("images"), &[extension]);
@@ -136,44 +154,167 @@ fn images() {
         of_kind.sort_by_key(Vec::len);
         seeds.extend(of_kind.into_iter().take(3));
     }
-    let spec = PreprocessSpec { max_pixels: 1 << 20, ..PreprocessSpec::default() };
-    let preprocess = Preprocess::read(&sample().join("model"), &spec).expect("the sample");
-    let mut pixels = vec![0; preprocess.n_bytes()];
-    let mut ok = 0;
-    fuzz("image", &seeds, |bytes| match preprocess.apply(bytes, &mut pixels).1 {
-        Ok(()) => ok += 1,
-        Err(error) => assert_ne!(error.status, RowStatus::DecoderPanic, "{error}"),
-    });
-    assert!(ok >= seeds.len());
+    let folders = [
+        "images/image-png/tests/pngsuite",
+        "images/image-png/tests/pngsuite-extra",
+        "images/image-png/tests/bugfixes",
+        "images/jpeg-decoder/tests/reftest/images",
+        "images/jpeg-decoder/tests/crashtest/images",
+    ];
+    // The sample has a few that are no images.
+    let (good, mut odd): (Vec<_>, _) =
+        seeds.into_iter().partition(|seed| targets::image(Path::new("unused"), seed));
+    assert!(good.len() > 6 && odd.len() < 3, "{} good, {} odd", good.len(), odd.len());
+    odd.extend(others(&folders, &["png", "jpg", "jpeg"], 8 << 10));
+    fuzz("image", &good, &odd);
 }
 
 #[test]
 fn captions() {
-    let tokenizer = Tokenizer::read(&sample().join("model"), 77, &CaptionSpec::default());
-    let tokenizer = tokenizer.expect("the sample");
     let seeds =
-        ["a photo of the moon", "<|endoftext|> 🌜🏽‍🚀 \u{202e}x", "ﬁ é 1,000.00 'll", "\0\t\n"];
-    fuzz("tokenizer", &seeds.map(|seed| seed.as_bytes().to_vec()), |bytes| {
-        if let Ok((ids, _)) = tokenizer.encode(&String::from_utf8_lossy(bytes)) {
-            assert!((2..=77).contains(&ids.len()), "{} ids", ids.len());
-        }
+        ["a photo of the moon", "<|endoftext|> 🌜🏽‍🚀 \u{202e}x", "ﬁ é 1,000.00 'll", "a\0\t\n"];
+    let naughty = corpora("captions").map(|captions| {
+        let text = fs::read_to_string(captions.join("blns/blns.txt")).expect("a file");
+        text.lines().map(|line| line.as_bytes().to_vec()).collect::<Vec<_>>()
     });
+    fuzz("caption", &seeds.map(|seed| seed.as_bytes().to_vec()), &naughty.unwrap_or_default());
 }
 
 #[test]
 fn parquet_footers() {
-    let dir = scratch();
-    let path = dir.path().join("table.parquet");
     let mut seeds = files(&sample(), &["parquet"]);
     // Most of the changes should meet the footer.
     seeds.iter_mut().for_each(|seed| {
         seed.splice(4..seed.len().saturating_sub(4000).max(4), []);
     });
-    fuzz("footer", &seeds, |bytes| {
-        fs::write(&path, bytes).expect("written");
-        let mut answer = Vec::new();
-        let name = path.display().to_string() + "\0";
-        preflight::serve(name.as_bytes(), &mut answer, preflight::examine).expect("answered");
-        assert!(matches!(answer.first(), Some(b'+' | b'-')));
+    fuzz("footer", &[], &[seeds, others_tables()].concat());
+}
+
+fn others_tables() -> Vec<Vec<u8>> {
+    let folders = [
+        "parquet/parquet-testing/data",
+        "parquet/parquet-testing/bad_data",
+        "parquet/arrow-testing",
+    ];
+    others(&folders, &["parquet"], 8 << 10)
+}
+
+/// Columns of every encoding that captions and paths come in, packed as `compression` says.
+fn table(compression: Compression) -> Vec<u8> {
+    let words = ["moon", "", "a photo of the sun", "moon", "é 🌜", "x"];
+    let coded: DictionaryArray<Int32Type> = words.into_iter().collect();
+    let numbers = [Some(1), None, Some(-3), Some(i64::MAX), None, Some(6)];
+    let list = [Some(vec![Some(1), None]), None, Some(vec![]), Some(vec![Some(2)]), None, None];
+    let columns: [(&str, ArrayRef); 5] = [
+        ("text", Arc::new(StringArray::from(words.to_vec()))),
+        ("coded", Arc::new(coded)),
+        ("bytes", Arc::new(LargeBinaryArray::from_iter_values(words.map(str::as_bytes)))),
+        ("number", Arc::new(Int64Array::from(numbers.to_vec()))),
+        ("list", Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(list))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("a batch");
+    let properties = WriterProperties::builder()
+        .set_compression(compression)
+        .set_dictionary_enabled(compression != Compression::SNAPPY)
+        .set_max_row_group_row_count(Some(4))
+        .build();
+    let mut bytes = Vec::new();
+    let writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties));
+    let mut writer = writer.expect("opened");
+    writer.write(&batch).expect("written");
+    writer.close().expect("closed");
+    bytes
+}
+
+#[test]
+fn parquet_rows() {
+    let zstd = Compression::ZSTD(ZstdLevel::default());
+    let mut seeds = [Compression::UNCOMPRESSED, Compression::SNAPPY, zstd].map(table).to_vec();
+    seeds.extend(files(&sample(), &["parquet"]));
+    fuzz("rows", &seeds, &others_tables());
+}
+
+#[test]
+fn sealed_parts() {
+    let dir = scratch();
+    let output = dir.path().display().to_string();
+    let args = ["run", "pipelines/sample.toml", "--limit", "3", "--output", &output];
+    common::clipmill(args).ok();
+    let part = fs::read(dir.path().join("part-00000.parquet")).expect("a part");
+    // Where a seal should be there is no room for one.
+    let mut cut = b"PAR1clipmill.sha256\x18\x40".to_vec();
+    cut.extend([&(cut.len() as u32 - 4).to_le_bytes()[..], b"PAR1"].concat());
+    fuzz("part", &[part], &[cut]);
+}
+
+/// The sample's weights, cut down to the shapes of `SMALL_CONFIG`.
+fn small_weights(dtype: Dtype) -> Vec<u8> {
+    let bytes = fs::read(sample().join("model/model.safetensors")).expect("the sample");
+    let tensors = SafeTensors::deserialize(&bytes).expect("weights");
+    let is_kept = |name: &str| !name.contains(".layers.") || name.contains(".layers.0.");
+    let small = |side: &usize| match side {
+        128 => 4,
+        512 => 6,
+        3072 => 8,
+        32 | 37 => 5,
+        8 => 2,
+        other => *other,
+    };
+    let shapes: Vec<(String, Vec<usize>)> = tensors
+        .tensors()
+        .into_iter()
+        .filter(|(name, _)| is_kept(name))
+        .map(|(name, view)| (name, view.shape().iter().map(small).collect()))
+        .collect();
+    let data = vec![0; 4096];
+    let views = shapes.iter().map(|(name, shape)| {
+        let n_bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        (name, TensorView::new(dtype, shape.clone(), &data[..n_bytes]).expect("it fits"))
     });
+    serialize(views, None).expect("written")
+}
+
+#[test]
+fn weights() {
+    fuzz("weights", &[Dtype::F32, Dtype::F16, Dtype::BF16].map(small_weights), &[]);
+}
+
+fn model_file(name: &str) -> Vec<u8> {
+    fs::read(sample().join("model").join(name)).expect("the sample")
+}
+
+#[test]
+fn model_configurations() {
+    let huge = json!({"model_type": "clip", "text_config": {"num_hidden_layers": 1 << 24}});
+    fuzz("config", &[model_file("config.json")], &[huge.to_string().into_bytes()]);
+}
+
+#[test]
+fn preprocessor_configurations() {
+    let squash = json!({"do_center_crop": false, "size": {"height": 9, "width": 7}, "resample": 2,
+        "image_mean": [0, 0, 0], "image_std": [1, 1, 1]});
+    let seeds = [model_file("preprocessor_config.json"), b"{}".to_vec()];
+    fuzz("preprocessor", &[&seeds[..], &[squash.to_string().into_bytes()]].concat(), &[]);
+}
+
+/// The sample's tokenizer with the letters and few words, so that most changes meet its structure.
+#[test]
+fn tokenizer_files() {
+    let whole: Value = serde_json::from_slice(&model_file("tokenizer.json")).expect("JSON");
+    let mut small = whole.clone();
+    let vocab = small["model"]["vocab"].as_object_mut().expect("a vocabulary");
+    vocab.retain(|token, id| {
+        let letters = token.strip_suffix("</w>").unwrap_or(token).chars().count();
+        letters == 1 || id.as_u64().is_some_and(|id| id < 530) || token.starts_with("<|")
+    });
+    let vocab = vocab.clone();
+    let merges = small["model"]["merges"].as_array_mut().expect("merges");
+    merges.retain(|merge| {
+        let pair = match merge {
+            Value::String(joined) => joined.replace(' ', ""),
+            pair => format!("{}{}", pair[0].as_str().unwrap_or(""), pair[1].as_str().unwrap_or("")),
+        };
+        vocab.contains_key(&pair)
+    });
+    fuzz("tokenizer", &[small.to_string().into_bytes()], &[]);
 }

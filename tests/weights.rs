@@ -227,7 +227,7 @@ fn weights_that_can_run_code_are_not_read() {
 #[test]
 fn a_configuration_that_is_not_clips_is_named() {
     type Change = fn(&mut Value);
-    let cases: [(Change, &str); 12] = [
+    let cases: [(Change, &str); 13] = [
         (|c| c["model_type"] = json!("siglip"), "model_type is \"siglip\""),
         (|c| drop(c.as_object_mut().unwrap().remove("model_type")), "model_type is \"missing\""),
         (|c| c["text_config"]["hidden_act"] = json!("silu"), "text_config.hidden_act is \"silu\""),
@@ -238,6 +238,11 @@ fn a_configuration_that_is_not_clips_is_named() {
         (|c| c["text_config"]["num_attention_heads"] = json!(5), "does not divide hidden_size 128"),
         (|c| c["text_config"]["hidden_size"] = json!(0), "hidden_size is 0"),
         (|c| c["text_config"]["vocab_size"] = json!(1e30), "vocab_size is 1e+30"),
+        // Their names alone would take gigabytes.
+        (
+            |c| c["text_config"]["num_hidden_layers"] = json!(1 << 24),
+            "num_hidden_layers is 16777216, over 1024",
+        ),
         (|c| c["text_config"]["eos_token_id"] = json!([1, 2]), "eos_token_id is not one token id"),
         (|c| c["projection_dim"] = json!("128"), "projection_dim is \"128\""),
     ];

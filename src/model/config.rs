@@ -177,7 +177,7 @@ impl TowerConfig {
             width,
             heads,
             mlp_width: section.size("intermediate_size", defaults[1])?,
-            layers: section.size("num_hidden_layers", defaults[2])?,
+            layers: section.layers(defaults[2])?,
             activation: section.activation()?,
             layer_norm_eps: section.epsilon()?,
         })
@@ -215,6 +215,14 @@ impl Section {
     fn checked_size(&self, key: &str, value: &Value) -> Result<i64, Error> {
         let sane = value.as_i64().filter(|size| (1..=1 << 24).contains(size));
         sane.ok_or_else(|| self.problem(key, &format!("is {value}, which is no usable size")))
+    }
+
+    /// A number of layers, each of which is looked for by name: millions would fill the memory.
+    fn layers(&self, default: i64) -> Result<i64, Error> {
+        match self.size("num_hidden_layers", default)? {
+            layers @ ..=1024 => Ok(layers),
+            more => Err(self.problem("num_hidden_layers", &format!("is {more}, over 1024"))),
+        }
     }
 
     /// A side of a square: `224` or `[224, 224]`.

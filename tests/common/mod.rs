@@ -4,6 +4,8 @@
 //! `.venv` by a script in `tests/oracle/`. Nothing here is an expected value.
 #![expect(dead_code, reason = "each test binary uses its own part of this module")]
 
+pub mod job;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -19,6 +19,7 @@
 //   EIO, ...    no     -1 and that errno  error EIO
 //   done-EIO    yes    -1 and that errno  done-then-error EIO
 //   short       half   the half's length  ok (of a write; of a `writev` half the buffers)
+//   stop        yes    SIGSTOP before     what is, once a SIGCONT has come
 //
 // A `+` behind it: and at every later event of the same call. What fails by itself is logged as
 // `error ENOENT`. A `close` that is made to fail has closed nevertheless, as on Linux.
@@ -49,7 +50,7 @@ enum call { OPEN, TMPFILE, WRITE, FTRUNCATE, FSYNC, FDATASYNC, CLOSE, RENAME, EX
 static const char *const CALLS[] = { "open", "tmpfile", "write", "ftruncate", "fsync",
     "fdatasync", "close", "rename", "exchange", "unlink", "rmdir", "mkdir" };
 
-enum kind { NONE, KILL, KILL_AFTER, ERROR, DONE_ERROR, SHORT };
+enum kind { NONE, KILL, KILL_AFTER, ERROR, DONE_ERROR, SHORT, STOP };
 static struct { enum kind kind; int call, error; long n; bool later; char action[32]; } fault;
 
 // A system call yet to be made. Raw, so that nothing here calls itself.
@@ -111,6 +112,7 @@ static void read_fault(const char *text) {
     if (strcmp(name, "kill") == 0) fault.kind = KILL;
     if (strcmp(name, "kill-after") == 0) fault.kind = KILL_AFTER;
     if (strcmp(name, "short") == 0) fault.kind = SHORT;
+    if (strcmp(name, "stop") == 0) fault.kind = STOP;
     fault.call = -1;
     for (int i = 0; i < N_CALLS; i++) if (strcmp(call, CALLS[i]) == 0) fault.call = i;
     if (fault.kind == NONE || fault.n < 1 || (fault.call < 0 && call[0]))
@@ -152,6 +154,7 @@ static long event(enum call call, const char *path, const char *path2, long byte
     n_events++, n_of[call]++;
     enum kind kind = fires(call) ? fault.kind : NONE;
     if (call == CLOSE && kind == ERROR) kind = DONE_ERROR;
+    if (kind == STOP) syscall(SYS_kill, pid, SIGSTOP);
     bool made = kind != KILL && kind != ERROR;
     if (kind == SHORT) t.arg[2] = (t.arg[2] + 1) / 2;
     long result = made ? MAKE(t) : -1;

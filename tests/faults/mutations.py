@@ -1,9 +1,12 @@
 """Takes each safeguard of publishing away in turn, and makes sure that a test notices.
 
-Run by `make mutations`, in a checkout without changes to `src`. For each mutant: edits one file,
-builds, runs the tests that should fail, and puts the file back. Prints a table; exits with 1 if a
-mutant survives, or does not build.
+Run by `make mutations`, in a checkout where nobody edits `src` meanwhile. Edits `src` once, so that
+each mutant is a branch that `CLIPMILL_MUTANT` chooses, builds that, and puts `src` back (a build after
+this one begins anew). Then runs the tests that are named here, which have to pass with no mutant
+chosen, and for each mutant the test that has to fail with it. Prints a table; exits with 1 if a mutant survives. Arguments: words of the
+names of those to try, else all.
 """
+import os
 import subprocess
 import sys
 import time
@@ -11,81 +14,261 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What is taken away, the file, what stands there, what is put there, the tests that must notice.
+# What is taken away, the file in src, what stands there, what is put there (MUTANT: whether it is
+# this one), and who must notice: the test's binary (None: those in src) and its name.
+#
+# Left out, because nothing changes that can be seen: the magic and the sizes that `seal::check` and
+# `verify` look at before the digest, which covers them; that a seal is blank before it is filled
+# in, which the writer has just made so.
 MUTANTS = [
+    # Each fsync, and the order around them.
     ("fsync of a file", "files.rs",
-     'file.sync_all().map_err(Error::io("flush to disk", &temporary))?;', "",
-     "every_name_of_an_undisturbed_run"),
+     'file.sync_all().map_err(Error::io("flush to disk", &temporary))?;',
+     'if !MUTANT { file.sync_all().map_err(Error::io("flush to disk", &temporary))?; }',
+     "faults", "every_name_of_an_undisturbed_run"),
     ("fsync of the folder after a rename", "files.rs",
      "    // Without this the rename itself can be lost with the power.\n"
-     "    sync_folder(folder_of(path))", "    Ok(())",
-     "every_name_of_an_undisturbed_run"),
+     "    sync_folder(folder_of(path))", "    if MUTANT { Ok(()) } else { sync_folder(folder_of(path)) }",
+     "faults", "every_name_of_an_undisturbed_run"),
     ("fsync of the folder above a new output", "files.rs",
-     "try_for_each(|path| sync_folder(folder_of(path)))", "try_for_each(|_| Ok(()))",
-     "every_name_of_an_undisturbed_run"),
+     "try_for_each(|path| sync_folder(folder_of(path)))",
+     "try_for_each(|path| if MUTANT { Ok(()) } else { sync_folder(folder_of(path)) })",
+     "faults", "every_name_of_an_undisturbed_run"),
     ("fsync of what a dead run left", "files.rs",
      "dir)?;\n        sync_folder(dir)?;\n        Ok(Self { _files: vec![lock] })",
-     "dir)?;\n        Ok(Self { _files: vec![lock] })",
-     "what_the_disk_refuses"),
+     "dir)?;\n        if !MUTANT { sync_folder(dir)?; }\n        Ok(Self { _files: vec![lock] })",
+     "resume", "a_run_or_share_killed_after_any_rename"),
+    ("fsync of what a dead share left", "files.rs",
+     "        sync_folder(dir)?;\n        Ok(Self { _files: files })",
+     "        if !MUTANT { sync_folder(dir)?; }\n        Ok(Self { _files: files })",
+     "resume", "a_run_or_share_killed_after_any_rename"),
     ("fsync after a removal", "files.rs",
-     "Ok(()) => sync_folder(folder_of(path)),", "Ok(()) => Ok(()),",
-     "every_name_of_an_undisturbed_run"),
+     "Ok(()) => sync_folder(folder_of(path)),",
+     "Ok(()) if MUTANT => Ok(()),\nOk(()) => sync_folder(folder_of(path)),",
+     "faults", "every_name_of_an_undisturbed_run"),
+    ("the fsync in sync_folder", "files.rs",
+     'folder.sync_all().map_err(Error::io("flush to disk", dir))',
+     'if MUTANT { Ok(()) } else { folder.sync_all().map_err(Error::io("flush to disk", dir)) }',
+     "faults", "every_name_of_an_undisturbed_run"),
     ("the rename: written under the final name", "files.rs",
      'path.with_file_name(format!(".{name}{TEMPORARY}"))',
-     'path.with_file_name(format!("{name}"))',
-     "every_name_of_an_undisturbed_run"),
+     'if MUTANT { path.to_owned() } else { path.with_file_name(format!(".{name}{TEMPORARY}")) }',
+     "faults", "every_name_of_an_undisturbed_run"),
+    ("the removal of _SUCCESS", "plan/resume.rs",
+     "Manifest::mark_incomplete(dir)?;", "if !MUTANT { Manifest::mark_incomplete(dir)?; }",
+     "faults", "every_name_of_an_undisturbed_run"),
+    # Each lock.
     ("the lock", "files.rs",
      "match flock(&file, how) {",
-     "match flock(&file, how).or(Ok::<(), Errno>(())) {",
-     "of_runs_on_one_output_at_once"),
+     "match flock(&file, how).or_else(|error| if MUTANT { Ok(()) } else { Err(error) }) {",
+     "faults", "of_runs_on_one_output_at_once"),
+    ("the lock of a part", "files.rs",
+     "let exclusive = FlockOperation::NonBlockingLockExclusive;",
+     "let exclusive = if MUTANT { FlockOperation::NonBlockingLockShared } "
+     "else { FlockOperation::NonBlockingLockExclusive };",
+     None, "parts_are_locked_one_by_one"),
+    ("the folder's lock beside those of parts", "files.rs",
+     "vec![lock(dir, LOCK, FlockOperation::NonBlockingLockShared, dir)?]",
+     "if MUTANT { Vec::new() } "
+     "else { vec![lock(dir, LOCK, FlockOperation::NonBlockingLockShared, dir)?] }",
+     None, "parts_are_locked_one_by_one"),
+    ("the manifest's lock", "files.rs",
+     "vec![lock(dir, &name, FlockOperation::LockExclusive, dir)?]",
+     "if MUTANT { Vec::new() } "
+     "else { vec![lock(dir, &name, FlockOperation::LockExclusive, dir)?] }",
+     "resume", "while_one_share_replaces_the_manifest"),
+    ("the lock of a journal", "crash.rs",
+     "Err(Errno::WOULDBLOCK) => continue,",
+     "Err(Errno::WOULDBLOCK) if MUTANT => {}\nErr(Errno::WOULDBLOCK) => continue,",
+     None, "a_journal_tells_what_was_in_flight"),
+    # Each digest, seal, size and key.
     ("the manifest's checksum", "manifest.rs",
-     "match checked.manifest.checksum() == checked.sha256 {", "match true {",
-     "a_manifest_with_any_byte_changed"),
-    ("the removal of _SUCCESS", "plan/resume.rs",
-     "Manifest::mark_incomplete(dir)?;", "",
-     "every_name_of_an_undisturbed_run"),
+     "match checked.manifest.checksum() == checked.sha256 {",
+     "match MUTANT || checked.manifest.checksum() == checked.sha256 {",
+     "faults", "a_manifest_with_any_byte_changed"),
+    ("the size of a recorded part", "manifest.rs",
+     "is_ok_and(|found| found.len() == self.bytes)",
+     "is_ok_and(|found| MUTANT || found.len() == self.bytes)",
+     "resume", "a_recorded_part_that_was_cut"),
+    ("whether a recorded part is there", "plan/resume.rs",
+     "record.filter(|record| record.is_there(dir, &name));",
+     "record.filter(|record| MUTANT || record.is_there(dir, &name));",
+     "run", "a_part_redone_is_the_same_bytes"),
     ("a part's seal", "sink/seal.rs",
      "(digest.finish().as_bytes() == seal).then(|| whole.finish())",
-     "{ let _ = (digest, seal); Some(whole.finish()) }",
-     "parts_done_by_several_processes"),
-    ("a part's key", "plan/resume.rs",
-     ".filter(|record| record.about.key == *key)", ".filter(|_| true)",
-     "what_changed_is_named"),
+     "(MUTANT || digest.finish().as_bytes() == seal).then(|| whole.finish())",
+     "faults", "parts_done_by_several_processes"),
+    ("that the seal is the last of its kind", "sink/seal.rs",
+     "let found = bytes.windows(before.len()).rposition(|window| window == before)?;",
+     "let mut windows = bytes.windows(before.len());\n"
+     "let found = if MUTANT { windows.position(|window| window == before)? } "
+     "else { windows.rposition(|window| window == before)? };",
+     "resume", "a_caption_that_looks_like_a_seal"),
+    ("that there is room for a seal", "sink/seal.rs",
+     "(at + BLANK.len() <= bytes.len()).then_some(at)",
+     "(MUTANT || at + BLANK.len() <= bytes.len()).then_some(at)",
+     "fuzz", "sealed_parts"),
+    ("a recorded part's key", "plan/resume.rs",
+     ".filter(|record| record.about.key == *key)",
+     ".filter(|record| MUTANT || record.about.key == *key)",
+     "faults", "what_changed_is_named"),
+    ("the key of a part that is taken over", "plan/resume.rs",
+     "Found::Part(found) if found.about.key == *key => {",
+     "Found::Part(found) if MUTANT || found.about.key == *key => {",
+     "faults", "what_changed_is_named"),
+    ("the record of a part that is taken over", "plan/resume.rs",
+     "if record.is_none_or(|record| *record == found) {",
+     "if MUTANT || record.is_none_or(|record| *record == found) {",
+     "resume", "a_part_that_is_not_the_recorded_one"),
+    ("reading every part in finalize", "plan/resume.rs",
+     "record.filter(|_| !(wanted.check_all && is_wanted))",
+     "record.filter(|_| MUTANT || !(wanted.check_all && is_wanted))",
+     "faults", "parts_done_by_several_processes"),
+    ("parts of another job, without a manifest", "plan/resume.rs",
+     "Found::Part(_) if is_new && !wanted.redo_changed => {",
+     "Found::Part(_) if is_new && !wanted.redo_changed && !MUTANT => {",
+     "faults", "a_manifest_with_any_byte_changed"),
+    ("the difference of two jobs", "plan/resume.rs",
+     "Some(difference) if !redo_changed => {", "Some(difference) if !redo_changed && !MUTANT => {",
+     "failures", "an_output_made_differently"),
+    ("files of others in a new output", "plan/resume.rs",
+     "Ok(None) => match foreign_entry(path)? {",
+     "Ok(None) => match foreign_entry(path)?.filter(|_| !MUTANT) {",
+     "resume", "what_is_not_clipmills"),
+    ("files of others beside a damaged manifest", "plan/resume.rs",
+     "Err(Error::Manifest { .. }) => match foreign_entry(path)? {",
+     "Err(Error::Manifest { .. }) => match foreign_entry(path)?.filter(|_| !MUTANT) {",
+     "resume", "what_is_not_clipmills"),
+    ("whose a part is that is to be removed", "plan/resume.rs",
+     "if !planned && (recorded.contains_key(&name) || is_ours()?) {",
+     "if !planned && (MUTANT || recorded.contains_key(&name) || is_ours()?) {",
+     "resume", "what_is_not_clipmills"),
+    ("the digest of an input's footer", "plan/provenance.rs",
+     "let InputFile { rows, bytes, modified, footer, .. } = input;",
+     "let InputFile { rows, bytes, modified, footer, .. } = input;\n"
+     "let footer = if MUTANT { \"\" } else { footer.as_str() };",
+     "resume", "what_a_run_reads"),
+    ("when an input was written", "plan/provenance.rs",
+     "let value =\n", "let modified = if MUTANT { &0 } else { modified };\nlet value =\n",
+     "faults", "what_changed_is_named"),
+    ("the digest of the weights", "plan/provenance.rs",
+     '"weights sha256".to_owned(), plan.model.weights_sha256()?',
+     '"weights sha256".to_owned(), '
+     "if MUTANT { String::new() } else { plan.model.weights_sha256()? }",
+     "resume", "what_a_run_reads"),
+    ("the digest of the tokenizer", "plan/provenance.rs",
+     'digests.join(" ")', 'if MUTANT { String::new() } else { digests.join(" ") }',
+     "resume", "what_a_run_reads"),
+    ("the preprocessing", "plan/provenance.rs",
+     '"preprocessing".to_owned(), preprocess.describe()',
+     '"preprocessing".to_owned(), if MUTANT { String::new() } else { preprocess.describe() }',
+     "resume", "what_a_run_reads"),
     ("the digest in verify", "command/verify.rs",
-     "Ok(_) if digest::of_file(path)? != record.sha256 => {", "Ok(_) if false => {",
-     "verify_finds_a_flipped_bit"),
+     "Ok(_) if digest::of_file(path)? != record.sha256 => {",
+     "Ok(_) if !MUTANT && digest::of_file(path)? != record.sha256 => {",
+     "run", "verify_finds_a_flipped_bit"),
+    ("a mark without its parts, in verify", "command/verify.rs",
+     "(false, true) =>", "(false, true) if !MUTANT =>",
+     "run", "verify_finds_a_flipped_bit"),
     ("the count of a part's rows", "write.rs",
-     "if rows_in != part.rows {", "if false {",
-     "a_source_that_ends_early"),
+     "if rows_in != part.rows {", "if rows_in != part.rows && !MUTANT {",
+     "stages", "a_source_that_ends_early"),
+    # Images that kill.
     ("the journal of rows in flight", "prepare.rs",
      "self.journal.as_ref().map(|journal| journal.enter(id));",
-     "self.journal.as_ref().filter(|_| false).map(|journal| journal.enter(id));",
-     "an_image_that_kills_its_decoder"),
+     "self.journal.as_ref().filter(|_| !MUTANT).map(|journal| journal.enter(id));",
+     "faults", "an_image_that_kills_its_decoder"),
+    ("what killed is remembered", "plan/resume.rs",
+     "manifest.killers.extend(found);", "if !MUTANT { manifest.killers.extend(found); }",
+     "faults", "an_image_that_kills_its_decoder"),
+    ("the digest of an image that killed", "crash.rs",
+     "alike.find(|killer| killer.sha256 == sha256)?",
+     "alike.find(|killer| MUTANT || killer.sha256 == sha256)?",
+     None, "killers_are_known_by_their_bytes"),
 ]
 
+# Whether the mutant of this number is chosen.
+SWITCH = """
+#[doc(hidden)]
+pub fn mutant(number: usize) -> bool {
+    static CHOSEN: std::sync::LazyLock<Option<usize>> = std::sync::LazyLock::new(|| {
+        std::env::var("CLIPMILL_MUTANT").ok().and_then(|number| number.parse().ok())
+    });
+    *CHOSEN == Some(number)
+}
+"""
 
-def survives(path, before, after, tests):
-    text = path.read_text()
-    assert text.count(before) == 1, f"{path}: {before!r} is there {text.count(before)} times"
-    path.write_text(text.replace(before, after))
-    try:
-        cargo = ["cargo", "nextest", "run", "--release", "--locked"]
-        built = subprocess.run([*cargo, "--no-run"], cwd=ROOT, capture_output=True, text=True)
-        if built.returncode != 0:
-            return f"does not build: {built.stderr[-800:]}"
-        ran = subprocess.run([*cargo, tests], cwd=ROOT, capture_output=True, text=True)
-        if "0 tests run" in ran.stderr or "no tests to run" in ran.stderr:
-            return f"no test is called {tests}"
-        return None if ran.returncode != 0 else "SURVIVED"
-    finally:
+CARGO = ["cargo", "nextest", "run", "--release", "--locked"]
+
+
+def mutated():
+    """src as it is, and with every mutant in it, by path."""
+    old, new = {}, {}
+    for number, (name, file, before, after, *_) in enumerate(MUTANTS):
+        path = ROOT / "src" / file
+        whole = old.setdefault(path, path.read_text())
+        text = new.setdefault(path, whole)
+        assert whole.count(before) == 1 == text.count(before), f"{name}: not once in {file}"
+        new[path] = text.replace(before, after.replace("MUTANT", f"crate::mutant({number})"))
+    root = ROOT / "src/lib.rs"
+    old[root] = root.read_text()
+    new[root] = old[root] + SWITCH
+    return old, new
+
+
+def write(texts):
+    for path, text in texts.items():
         path.write_text(text)
 
 
-wrong = 0
-for name, file, before, after, tests in MUTANTS:
-    begun = time.monotonic()
-    outcome = survives(ROOT / "src" / file, before, after, tests)
-    wrong += outcome is not None
-    seconds = time.monotonic() - begun
-    print(f"{name:45} {tests:35} {outcome or 'noticed'} ({seconds:.0f} s)", flush=True)
-sys.exit(wrong > 0)
+def binaries():
+    """Builds the tests with every mutant in them, and gives their paths by name, None for src's."""
+    named = sorted({mutant[4] for mutant in MUTANTS} - {None})
+    words = ["--lib", "--bins", *(word for name in named for word in ("--test", name))]
+    built = subprocess.run(["cargo", "test", "--release", "--locked", "--no-run", *words], cwd=ROOT,
+                           capture_output=True, text=True)
+    if built.returncode != 0:
+        sys.exit(f"the mutants do not build: {built.stderr}")
+    paths = {}
+    for line in built.stderr.splitlines():
+        if "Executable" in line:
+            what, path = line.split("Executable")[1].rsplit(" (", 1)
+            name = None if "src/lib.rs" in what else Path(what.split()[-1]).stem
+            paths[name] = ROOT / path.rstrip(")")
+    return paths
+
+
+def fails(paths, binary, test, number=None):
+    """Whether the test fails, with that mutant."""
+    chosen = {} if number is None else {"CLIPMILL_MUTANT": str(number)}
+    ran = subprocess.run([paths[binary], test, "--test-threads", "2"], cwd=ROOT,
+                         capture_output=True, text=True, env=os.environ | chosen)
+    if ran.returncode == 0 and " 0 passed" in ran.stdout:
+        sys.exit(f"no test is called {test}")
+    return ran.returncode != 0
+
+
+only = sys.argv[1:]
+chosen = [number for number, mutant in enumerate(MUTANTS)
+          if not only or any(word in mutant[0] for word in only)]
+begun = time.monotonic()
+as_it_was, with_mutants = mutated()
+try:
+    write(with_mutants)
+    paths = binaries()
+finally:
+    write(as_it_was)
+print(f"built in {time.monotonic() - begun:.0f} s", flush=True)
+for binary, test in sorted({MUTANTS[number][4:] for number in chosen}, key=str):
+    if fails(paths, binary, test):
+        sys.exit(f"{test} fails without a mutant")
+print(f"all tests pass without a mutant ({time.monotonic() - begun:.0f} s)", flush=True)
+survived = 0
+for number in chosen:
+    name, _, _, _, binary, test = MUTANTS[number]
+    noticed = fails(paths, binary, test, number)
+    survived += not noticed
+    print(f"{name:42} {test:40} {'noticed' if noticed else 'SURVIVED'}", flush=True)
+minutes = (time.monotonic() - begun) / 60
+print(f"{len(chosen) - survived} of {len(chosen)} noticed, {minutes:.0f} minutes")
+sys.exit(survived > 0)

@@ -1,7 +1,8 @@
 """Writes images of every kind, and the pixels that transformers over Pillow makes of them.
 
-python pixels.py OUT [CORPUS]. CORPUS is a folder of other people's images. Seeded: the same files every time. tests/pixels.rs compares. The image
-writers are in pixels_files.py, because Pillow reads much that it does not write.
+python pixels.py OUT [CORPUS...]. CORPUS: folders of other people's images. Seeded: the same files
+every time. tests/pixels.rs compares. The image writers are in pixels_files.py, because Pillow
+reads much that it does not write.
 """
 
 import io
@@ -58,9 +59,9 @@ def damage(made):
             yield f"flip-{kind}", suffix, data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
 
 
-def corpus(folder=None):
-    """Images made by others, where the folder is there. Most of the hostile ones are alike."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
+def corpus(folder):
+    """Images made by others. Most of the hostile ones are alike."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     hostile = [path for path in paths if "fuzz" in path.parts or "fuzz-afl" in path.parts]
     for path in sorted(set(paths) - set(hostile[::2])):
         if path.stat().st_size < 300_000:
@@ -90,7 +91,8 @@ def main():
     made += [("sample-" + path.suffix[1:], path.suffix, path.read_bytes())
              for path in sorted((SAMPLE / "images").glob("*"))[:60]]
     made += list(damage(made))
-    made += corpus(*map(Path, sys.argv[2:]))
+    for folder in sys.argv[2:]:
+        made += corpus(Path(folder))
     names = []
     for number, (kind, suffix, data) in enumerate(made):
         name = f"{number:04}-{kind}{suffix}"
