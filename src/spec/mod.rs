@@ -4,6 +4,7 @@
 //! the device is there is found by `plan`.
 
 pub mod layers;
+mod report;
 mod values;
 
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use report::ReportSpec;
 pub use values::{DeviceSpec, MaxFailed};
 
 /// A pipeline file (TOML).
