@@ -131,7 +131,11 @@ mod tests {
         let (mut a, mut b, mut all) = (Bins::of_scores(), Bins::of_scores(), Bins::of_scores());
         for i in 0..100 {
             let value = f64::from(i) * 0.03125 - 1.5;
-            if i % 3 == 0 { a.add(value) } else { b.add(value) };
+            if i % 3 == 0 {
+                a.add(value)
+            } else {
+                b.add(value)
+            };
             all.add(value);
         }
         a.merge(&b);

@@ -116,9 +116,8 @@ fn facts(found: &Table, input: &Path) -> Result<Facts, Error> {
     if let Some(pipeline) = of_metadata(found, "pipeline") {
         facts.details.push(("Pipeline".into(), pipeline));
     }
-    let column = |field: &arrow::datatypes::FieldRef| {
-        format!("{:32} {}", field.name(), field.data_type())
-    };
+    let column =
+        |field: &arrow::datatypes::FieldRef| format!("{:32} {}", field.name(), field.data_type());
     let columns: Vec<_> = found.schema().fields().iter().map(column).collect();
     facts.details.push((format!("{} columns", columns.len()), columns.join("\n")));
     Ok(facts)
@@ -148,7 +147,8 @@ fn pixels_in_words(settings: &Value) -> String {
     let number = |path: &str| settings.pointer(path).and_then(Value::as_u64);
     let filters = ["nearest", "Lanczos", "bilinear", "bicubic", "box", "Hamming"];
     let filter = number("/resample").and_then(|index| filters.get(index as usize));
-    let size = match (number("/size/shortest_edge"), number("/size/height"), number("/size/width")) {
+    let size = match (number("/size/shortest_edge"), number("/size/height"), number("/size/width"))
+    {
         (Some(side), ..) => format!("shortest side to {side}"),
         (_, Some(height), Some(width)) => format!("squashed to {height} × {width}"),
         _ => "size kept".to_owned(),
@@ -196,9 +196,8 @@ fn beside(dir: &Path, facts: &mut Facts) -> Result<(), Error> {
 /// `{"funnel": [{"rule": "...", "rows": N}, ...]}`, where a summary has it.
 fn funnel(summary: &Value) -> Vec<(String, u64)> {
     let steps = summary.get("funnel").and_then(Value::as_array);
-    let step = |step: &Value| {
-        Some((step.get("rule")?.as_str()?.to_owned(), step.get("rows")?.as_u64()?))
-    };
+    let step =
+        |step: &Value| Some((step.get("rule")?.as_str()?.to_owned(), step.get("rows")?.as_u64()?));
     steps.into_iter().flatten().take(64).filter_map(step).collect()
 }
 

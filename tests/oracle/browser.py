@@ -105,10 +105,16 @@ class Browser:
                       windowsVirtualKeyCode=code)
 
     def requests(self):
-        """Addresses that the page asked for, itself and data in it left out."""
-        sent = [event["params"]["request"]["url"] for event in self.events
+        """Addresses that the page asked the network for. What is within the page, the page itself,
+        and what its policy held back are not among them."""
+        held = {event["params"]["requestId"] for event in self.events
+                if event.get("method") == "Network.loadingFailed"
+                and event["params"].get("blockedReason") == "csp"}
+        sent = [event["params"] for event in self.events
                 if event.get("method") == "Network.requestWillBeSent"]
-        return [url for url in sent if not url.startswith("data:")][1:]
+        return [request["request"]["url"] for request in sent
+                if request["requestId"] not in held and request.get("type") != "Document"
+                and not request["request"]["url"].startswith("data:")]
 
     def complaints(self):
         """Errors and warnings of the console: exceptions, what the policy refused."""

@@ -66,7 +66,7 @@ pub fn histogram(scores: &Scores, old: Option<&[u64]>) -> Markup {
     });
     let highest = scores.bars.iter().map(|n| *n as f64).chain(old.iter().flatten().copied());
     let most = highest.fold(1.0, f64::max);
-    let up = |n: f64| HEAD + (HEIGHT - HEAD) * (1.0 - n / most);
+    let up = |n: f64| level(n, most);
     let cut = percent(scale.at(scores.cut));
     let label = format!("Histogram of {}: {} rows", scores.column, count(rows));
     let bars = |class: &str| {
@@ -92,24 +92,41 @@ pub fn histogram(scores: &Scores, old: Option<&[u64]>) -> Markup {
             line.rule x1="0" x2="100%" y1=(HEIGHT) y2=(HEIGHT) {}
             line.cut-line #cut-line x1=(cut) x2=(cut) y1="4" y2=(HEIGHT) {}
             (ticks(scale, scores.ruler.ticks(7).iter().map(|tick| {
-                (*tick, scores.ruler.write(*tick))
+                (*tick, format!("{tick}"))
             })))
         }
     }
 }
 
-/// Lines at round numbers of rows, with the number.
+/// How far from the top a bar of so many rows begins. One row is seen, too.
+fn level(rows: f64, most: f64) -> f64 {
+    let height = (HEIGHT - HEAD) * rows / most;
+    HEIGHT - if rows > 0.0 { height.max(1.0) } else { 0.0 }
+}
+
+/// Lines at round numbers of rows, with the number beside the plot.
 fn lines(most: f64, up: impl Fn(f64) -> f64) -> Markup {
-    let rough = most / 3.0;
+    let rough = most / 4.0;
     let power = 10_f64.powf(rough.max(1.0).log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|digit| digit * power);
     let step = step.into_iter().find(|step| *step >= rough).unwrap_or(most).max(1.0);
-    let lines = (1..=3).map(|i| f64::from(i) * step).filter(|n| *n <= most * 1.001);
+    let n = (most / step).floor().min(4.0) as u32;
     html! {
-        @for n in lines {
+        text x="-10" y=(HEIGHT + 4.0) text-anchor="end" { "0" }
+        @for n in (1..=n).map(|i| f64::from(i) * step) {
             line.rule x1="0" x2="100%" y1=(format!("{:.1}", up(n))) y2=(format!("{:.1}", up(n))) {}
-            text x="0" y=(format!("{:.1}", up(n) - 5.0)) { (count(n as u64)) }
+            text x="-10" y=(format!("{:.1}", up(n) + 4.0)) text-anchor="end" { (short(n as u64)) }
         }
+    }
+}
+
+/// `20k`, `3M`: round numbers in little room.
+fn short(n: u64) -> String {
+    match n {
+        0..10_000 => count(n),
+        10_000..1_000_000 => format!("{}k", n as f64 / 1e3),
+        _ => format!("{}M", count(n / 1_000_000) + &format!("{:.1}", n as f64 / 1e6 % 1.0)[1..])
+            .replace(".0", ""),
     }
 }
 
@@ -153,7 +170,7 @@ pub fn lengths(counts: &Bins, what: &str) -> Markup {
     let n = (most as usize / width) + 1;
     let bars = counts.bars(width, n);
     let highest = bars.iter().copied().max().unwrap_or(1).max(1) as f64;
-    let up = |rows: f64| HEAD + (HEIGHT - HEAD) * (1.0 - rows / highest);
+    let up = |rows: f64| level(rows, highest);
     let every = [1, 2, 5, 10, 20, 50].into_iter().find(|every| n / every <= 8).unwrap_or(50);
     let scale = Scale { low: 0.0, high: (n * width) as f64 };
     let at = (0..=n).step_by(every).map(|bar| ((bar * width) as f64, count((bar * width) as u64)));
@@ -204,6 +221,8 @@ mod tests {
     #[test]
     fn numbers_are_written_as_people_write_them() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+        let all = [5, 9_000, 20_000, 2_500_000, 10_000_000].map(short);
+        assert_eq!(all, ["5", "9,000", "20k", "2.5M", "10M"]);
         assert_eq!(percent(12.5), "12.5%");
         assert_eq!(percent(100.0), "100%");
         assert_eq!(share(0, 0), "–");

@@ -173,9 +173,7 @@ impl Scores {
         (bins, ruler): (Bins, Ruler),
         spec: &ReportSpec,
     ) -> Self {
-        let take = |list: &mut Lowest<Pair>| {
-            std::mem::replace(list, Lowest::new(0)).into_sorted()
-        };
+        let take = |list: &mut Lowest<Pair>| std::mem::replace(list, Lowest::new(0)).into_sorted();
         let near = [&mut tally.below, &mut tally.above].map(take);
         let strata = tally.strata.iter_mut().map(take);
         let mut samples: Vec<_> = near.into_iter().chain(strata).flatten().collect();
@@ -241,12 +239,9 @@ fn groups(look: &Look, names: &[Names], tallies: Vec<Vec<GroupTally>>) -> Vec<Gr
 }
 
 /// Status words, most rows first.
-fn failed(
-    failed: BTreeMap<String, Failed>,
-) -> Vec<(String, u64, Vec<Pair>)> {
-    let each = |(word, failed): (String, Failed)| {
-        (word, failed.rows, failed.examples.into_sorted())
-    };
+fn failed(failed: BTreeMap<String, Failed>) -> Vec<(String, u64, Vec<Pair>)> {
+    let each =
+        |(word, failed): (String, Failed)| (word, failed.rows, failed.examples.into_sorted());
     let mut all: Vec<_> = failed.into_iter().map(each).collect();
     all.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     all
@@ -256,7 +251,9 @@ impl<'a> Before<'a> {
     /// The old table's columns and deciles. Its score column is the new one's where it has one of
     /// that name.
     fn read(table: &'a Table, new: &Columns, spec: &ReportSpec) -> Result<Self, Error> {
-        let same = new.score.clone().filter(|name| table.find(name).is_some());
+        let is_there =
+            |name: &String| table.find(name).is_some_and(|field| field.data_type().is_numeric());
+        let same = new.score.clone().filter(is_there);
         let score = spec.score.clone().or(same);
         let spec = ReportSpec { score, by: Vec::new(), caption: None, image: None, ..spec.clone() };
         let mut columns = Columns::find(table, &spec)?;
@@ -285,8 +282,7 @@ impl<'a> Before<'a> {
             columns: self.columns,
         };
         let tally = fold(self.table, &look.columns.names(), || Tally::new(&look))?;
-        let drift =
-            Drift::of(look.deciles.clone(), tally.deciles.between(), new.deciles.between());
+        let drift = Drift::of(look.deciles.clone(), tally.deciles.between(), new.deciles.between());
         let bars = ruler.map(|ruler| bars(ruler, &look.thresholds, &tally.kept.kept()));
         Ok(Old {
             name: name.to_owned(),

@@ -23,6 +23,9 @@ const SCRIPT: &str = include_str!("script.js");
 /// Bytes of all pictures together; a third more in the page.
 const PICTURE_BYTES: usize = 1_700_000;
 
+/// Facts that stand under the title too.
+const IN_HEAD: usize = 3;
+
 /// What is said of how the table came about.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -37,27 +40,29 @@ pub struct Facts {
 }
 
 /// The pictures of the pairs by what their image column says.
-pub struct Pictures(HashMap<Vec<u8>, Thumbnail>);
+/// None where images are not shown.
+pub struct Pictures(Option<HashMap<Vec<u8>, Thumbnail>>);
 
 impl Pictures {
     fn of(data: &Data, thumbnails: Option<&dyn Thumbnails>) -> Self {
-        let Some(thumbnails) = thumbnails else { return Self(HashMap::new()) };
+        let Some(thumbnails) = thumbnails else { return Self(None) };
         let mut images: Vec<_> = data.pairs().filter_map(|pair| pair.image.as_deref()).collect();
         images.sort_unstable();
         images.dedup();
         let made = thumbnails.make(&images, PICTURE_BYTES);
         let names = images.iter().map(|image| image.to_vec());
-        Self(names.zip(made).collect())
+        Self(Some(names.zip(made).collect()))
     }
 
     /// A pair's picture, or the word that stands in its place.
     pub fn show(&self, pair: &Pair) -> Markup {
-        let found = pair.image.as_ref().map(|image| self.0.get(image));
+        let Some(made) = &self.0 else { return html! { div.no-picture {} } };
+        let found = pair.image.as_ref().map(|image| made.get(image));
         let picture = match found {
             Some(Some(Ok(Picture { width, height, jpeg }))) => {
                 let data = format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg));
                 return html! {
-                    div.picture { img src=(data) width=(width) height=(height) alt="" loading="lazy"; }
+                    div.picture { img src=(data) width=(width) height=(height) alt="" decoding="async"; }
                 };
             }
             Some(Some(Err((status, message)))) => (status.as_str(), Some(shown(message, 300))),
@@ -132,6 +137,11 @@ fn head(data: &Data, facts: &Facts) -> Markup {
             div.brand { "clipmill report" }
             h1 { bdi { (shown(&facts.title, 200)) } }
             p.lead { (sections::in_words(data)) }
+            @if !facts.made.is_empty() {
+                ul.ran { @for (_, value) in facts.made.iter().take(IN_HEAD) {
+                    li { bdi { (shown(value, 120)) } }
+                } }
+            }
             dl.tiles {
                 div { dt { "Rows" } dd { (count(data.rows)) } }
                 div { dt { "Failed" } dd { (count(failed)) } dd { (share(failed, data.rows)) } }

@@ -121,10 +121,14 @@ impl Above {
     /// For each limit, the rows with that score or more.
     pub fn kept(&self) -> Vec<u64> {
         let mut above = 0;
-        let mut kept: Vec<_> = self.between[1..].iter().rev().map(|n| {
-            above += n;
-            above
-        }).collect();
+        let mut kept: Vec<_> = self.between[1..]
+            .iter()
+            .rev()
+            .map(|n| {
+                above += n;
+                above
+            })
+            .collect();
         kept.reverse();
         kept
     }

@@ -11,7 +11,9 @@
   const [low, high] = box.dataset.range.split(' ').map(Number);
   const rows = Number(box.dataset.rows);
   const show = 6;
+  const score = (pair) => Number(pair.dataset.score);
   const pairs = [...document.querySelectorAll('#around [data-score]')];
+  pairs.sort((a, b) => score(a) - score(b));
   const below = document.getElementById('below');
   const above = document.getElementById('above');
   const grouped = (n) => n.toLocaleString('en-US');

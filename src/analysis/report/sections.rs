@@ -24,7 +24,6 @@ pub fn all(data: &Data, facts: &Facts, pictures: &Pictures) -> Vec<Section> {
         all.extend(markup.map(|markup| Section { id, name, markup }));
     };
     let scores = data.scores.as_ref();
-    add("run", "What ran", Some(what_ran(facts)));
     add("funnel", "Funnel", (data.rows > 0).then(|| funnel(data, facts)));
     add("scores", "Scores", scores.map(|scores| score(data, scores)));
     add("around", "At the cut", scores.map(|scores| around(data, scores, pictures)));
@@ -33,6 +32,7 @@ pub fn all(data: &Data, facts: &Facts, pictures: &Pictures) -> Vec<Section> {
     add("captions", "Captions", captions(data));
     add("groups", "Groups", (!data.groups.is_empty()).then(|| groups(data)));
     add("drift", "Drift", data.old.as_ref().map(|old| drift(data, old)));
+    add("run", "What ran", Some(what_ran(facts)));
     all
 }
 
@@ -89,10 +89,8 @@ fn funnel(data: &Data, facts: &Facts) -> Markup {
     if data.ok < data.rows {
         steps.push(("did not fail".into(), data.ok));
     }
-    if let Some(scores) = &data.scores {
-        if scores.bins.n < data.ok {
-            steps.push(("have a score".into(), scores.bins.n));
-        }
+    if let Some(scores) = data.scores.as_ref().filter(|scores| scores.bins.n < data.ok) {
+        steps.push(("have a score".into(), scores.bins.n));
     }
     html! {
         h2 { "Funnel" }
@@ -118,8 +116,8 @@ fn funnel(data: &Data, facts: &Facts) -> Markup {
             }
         }
         @if data.unscored + data.not_finite > 0 && data.columns.score.is_some() {
-            p.lead {
-                "Without failing, " (count(data.unscored)) " rows have no score and "
+            p.note {
+                "Of those that did not fail, " (count(data.unscored)) " have no score and "
                 (count(data.not_finite)) " one that is not a finite number."
             }
         }
@@ -203,14 +201,12 @@ fn named(q: f64) -> String {
 }
 
 fn quantile_table(scores: &Scores) -> Markup {
+    let mean = ("mean".to_owned(), scores.bins.mean());
+    let all = QUANTILES.iter().map(|q| (named(*q), scores.bins.quantile(*q))).chain([mean]);
     html! {
         h3 { "Quantiles" }
-        div.scroll { table {
-            thead { tr { @for q in QUANTILES { th.n scope="col" { (named(q)) } } th.n scope="col" { "mean" } } }
-            tbody { tr {
-                @for q in QUANTILES { td.n { (format!("{:.4}", scores.bins.quantile(q))) } }
-                td.n { (format!("{:.4}", scores.bins.mean())) }
-            } }
+        dl.quantiles { @for (name, value) in all {
+            div { dt { (name) } dd { (format!("{value:.4}")) } }
         } }
     }
 }
@@ -304,7 +300,7 @@ fn failures(data: &Data) -> Markup {
             (count(failed)) " of " (count(data.rows)) " rows failed (" (share(failed, data.rows))
             "). They have no score and are left out of everything else."
         }
-        table.stack {
+        table.stack.failures {
             thead { tr {
                 th scope="col" { "Reason" } th.n scope="col" { "Rows" } th.n scope="col" { "Share" }
                 th.wide scope="col" { "Examples" }
@@ -365,19 +361,16 @@ fn captions(data: &Data) -> Option<Markup> {
 }
 
 fn length_table(captions: &super::captions::CaptionTally) -> Markup {
-    let rows = [("characters", &captions.characters), ("tokens", &captions.tokens)];
+    let rows = [("Characters", &captions.characters), ("Tokens", &captions.tokens)];
     html! {
-        h3 { "Quantiles of length" }
-        div.scroll { table {
-            thead { tr {
-                th scope="col" { }
-                @for q in QUANTILES { th.n scope="col" { (named(q)) } } th.n scope="col" { "mean" }
-            } }
-            tbody { @for (name, counts) in rows { @if counts.n > 0 { tr {
-                th scope="row" { (name) }
-                @for q in QUANTILES { td.n { (count(counts.quantile(q) as u64)) } }
-                td.n { (format!("{:.1}", counts.mean())) }
-            } } } }
+        @for (name, counts) in rows { @if counts.n > 0 {
+            h3 { (name) small { "quantiles" } }
+            dl.quantiles {
+                @for q in QUANTILES {
+                    div { dt { (named(q)) } dd { (count(counts.quantile(q) as u64)) } }
+                }
+                div { dt { "mean" } dd { (format!("{:.1}", counts.mean())) } }
+            }
         } }
     }
 }
@@ -517,7 +510,8 @@ fn status_table(data: &Data, old: &Old) -> Markup {
     let gone = old.failed.iter().map(|(word, _)| word.as_str());
     let gone: Vec<_> = gone.filter(|word| !words.contains(word)).collect();
     words.extend(gone);
-    let now = |word: &str| data.failed.iter().find(|(is, ..)| is == word).map_or(0, |found| found.1);
+    let now =
+        |word: &str| data.failed.iter().find(|(is, ..)| is == word).map_or(0, |found| found.1);
     let was = |word: &str| old.failed.iter().find(|(is, _)| is == word).map_or(0, |found| found.1);
     let failed = words.iter().map(|word| (*word, was(word), now(word)));
     html! {

@@ -40,7 +40,8 @@ pub struct Names {
 impl Survey {
     pub fn of(table: &Table, columns: &Columns) -> Result<Self, Error> {
         let pass = |bins: &Bins, by: &[String]| {
-            let mut wanted: Vec<_> = [&columns.score, &columns.status].into_iter().flatten().collect();
+            let mut wanted: Vec<_> =
+                [&columns.score, &columns.status].into_iter().flatten().collect();
             wanted.extend(by);
             let wanted: Vec<_> = wanted.into_iter().map(String::as_str).collect();
             fold(table, &wanted, || Pass {
