@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test lint bench bench-full fuzz soak mutations doc clean
+.PHONY: help setup build run test browser lint bench bench-full fuzz soak mutations doc clean
 
 TORCH_VERSION := 2.11.0
 PYTHON ?= python3
@@ -32,12 +32,21 @@ build: setup ## Build the program: target/release/clipmill
 run: build ## Score the sample table and show which captions do not fit
 	target/release/clipmill run pipelines/sample.toml
 
-test: setup $(VENV_ORACLES) ## Run all tests, against the oracles in tests/requirements.txt
+test: setup $(VENV_ORACLES) browser ## Run all tests, against the oracles in tests/requirements.txt
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	  echo cargo nextest run $(CARGO_FLAGS); cargo nextest run $(CARGO_FLAGS); \
 	else \
 	  echo cargo test $(CARGO_FLAGS); cargo test $(CARGO_FLAGS); \
 	fi
+
+# Looks at reports; the tests say that they are skipped without it. Never fails.
+browser:
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	elif ! command -v apt-get; then echo "no Chromium: tests of reports will be skipped" >&2; \
+	elif [ "$$(id -u)" = 0 ]; then $(call INSTALL_CHROMIUM,); \
+	elif sudo -n true 2>/dev/null; then $(call INSTALL_CHROMIUM,sudo); \
+	else echo "tests of reports will be skipped; for them: sudo apt-get install -y chromium" >&2; \
+	fi >/dev/null
 
 lint: setup ## Check formatting and lints, warnings are errors
 	cargo fmt --check
@@ -86,6 +95,10 @@ clean: ## Remove everything that make made
 	  "$$(.venv/peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/oracles.pth"
 	.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
 	touch $@
+
+INSTALL_CHROMIUM = { $(1) apt-get update -qq && \
+	  $(1) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; } || \
+	  echo "chromium could not be installed: tests of reports will be skipped" >&2
 
 # Finds the tools that the build calls; installs the missing ones with apt where that is
 # permitted, and otherwise says what to type.

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 
 use crate::plan::MOST_PARTS;
-use crate::spec::{DeviceSpec, MaxFailed, PrecisionSpec};
+use crate::spec::{DeviceSpec, MaxFailed, PrecisionSpec, ReportSpec};
 
 /// Score image-text datasets with CLIP: Parquet in, the same rows with embeddings and
 /// similarity out.
@@ -58,6 +58,9 @@ pub enum Command {
     /// Score images against captions: the similarity of every pair.
     #[command(after_help = SCORE_EXAMPLE)]
     Score(ScoreArgs),
+    /// Report on a scored table as one HTML page: scores, a movable cut, pairs, failures, drift.
+    #[command(after_help = REPORT_EXAMPLE)]
+    Report(ReportArgs),
     /// Show what this machine offers: LibTorch, CUDA, CPU features; and what is wrong with it.
     #[command(after_help = DOCTOR_EXAMPLE)]
     Doctor(DoctorArgs),
@@ -109,6 +112,16 @@ const SCORE_EXAMPLE: &str = "\
 Examples:
   clipmill score cat.jpg dog.png --caption 'a cat' --caption 'a dog'
   clipmill score cat.jpg --caption 'a cat' --model models/clip-vit-base-patch32 --json";
+
+const REPORT_EXAMPLE: &str = "\
+Examples:
+  clipmill report out/sample
+  clipmill report out/sample --out sample.html --cut 0.28 --by image_format
+  clipmill report out/new --against out/old
+  clipmill report 'shards/*.parquet' --score clip_l14_similarity_score --caption text --image file \\
+      --images-root images
+
+The page needs no network and no other file. Its memory does not grow with the table.";
 
 const DOCTOR_EXAMPLE: &str = "\
 Example:
@@ -273,6 +286,66 @@ pub struct ModelArgs {
     /// similarity by up to 0.005, f32 by up to 0.00001.
     #[arg(long, value_enum, default_value_t = PrecisionSpec::Auto)]
     pub precision: PrecisionSpec,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// A Parquet file, a run's output folder, or a quoted glob. Any table will do: what it lacks is
+    /// left out of the page.
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The page, replaced if it is there; under 3 MB, of which pictures are at most 2.3.
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    pub out: PathBuf,
+    /// An earlier table, to see what has changed: quantiles, rates of failures, population stability
+    /// index. Reads its scores twice.
+    #[arg(long, value_name = "OLD")]
+    pub against: Option<PathBuf>,
+    /// Scores by the values of this column: its 12 largest groups. Give it again for more columns.
+    #[arg(long, value_name = "COLUMN")]
+    pub by: Vec<String>,
+    /// The number that ranks rows. By default the run's score column, else similarity, clip_score or
+    /// DataComp's columns.
+    #[arg(long, value_name = "COLUMN")]
+    pub score: Option<String>,
+    /// The text that is shown. By default the run's caption column, else caption or text.
+    #[arg(long, value_name = "COLUMN")]
+    pub caption: Option<String>,
+    /// The column that holds the image's path. By default the run's, else image_path or image.
+    #[arg(long, value_name = "COLUMN")]
+    pub image: Option<String>,
+    /// The folder that images are in, and which no path leaves. By default the run's own.
+    #[arg(long, value_name = "DIR")]
+    pub images_root: Option<PathBuf>,
+    /// Read no image. For a table that you do not trust: its metadata names the folder of its
+    /// images.
+    #[arg(long, conflicts_with = "images_root")]
+    pub no_thumbnails: bool,
+    /// The threshold that the page begins at; rows with this score or more are kept. By default the
+    /// score that three quarters of the rows reach. It can be moved on the page.
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub cut: Option<f64>,
+    /// Draws other random pairs. The same seed gives the same page.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl ReportArgs {
+    /// As a pipeline file says it.
+    pub fn spec(&self) -> ReportSpec {
+        ReportSpec {
+            out: self.out.clone(),
+            against: self.against.clone(),
+            by: self.by.clone(),
+            score: self.score.clone(),
+            caption: self.caption.clone(),
+            image: self.image.clone(),
+            images_root: self.images_root.clone(),
+            thumbnails: !self.no_thumbnails,
+            cut: self.cut,
+            seed: self.seed,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -2,5 +2,9 @@
 //!
 //! It reads Parquet and computes; it starts no model and writes no parts.
 
+mod bins;
 pub mod inspect;
+mod lowest;
+pub mod report;
+mod strings;
 pub mod summary;

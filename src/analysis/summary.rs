@@ -4,20 +4,20 @@
 //! The output is read rather than the running stages watched, so that a run that was interrupted
 //! and went on is summarised whole.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float32Type};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Float32Type;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
 use serde::{Deserialize, Serialize};
 
+use super::bins::Bins;
+use super::lowest::Lowest;
+use super::strings::Strings;
 use crate::error::Error;
 use crate::travel::travel_reader;
 
@@ -26,11 +26,6 @@ const PAIRS: usize = 5;
 
 /// The quantiles that reports give.
 pub const QUANTILES: [f64; 7] = [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99];
-
-/// Scores lie between a cosine of -1 and a CLIPScore of 2.5.
-const RANGE: (f64, f64) = (-1.0, 2.5);
-/// Width of a histogram bin: quantiles are exact to half of this.
-const BIN: f64 = 1e-4;
 
 /// A run's scores in one column.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -82,53 +77,15 @@ impl ScoreSummary {
 /// What is known so far.
 struct Tally {
     row: u64,
-    scored: u64,
-    sum: f64,
-    min: f32,
-    max: f32,
-    bins: Vec<u64>,
-    worst: BinaryHeap<Ranked>,
-    best: BinaryHeap<Ranked>,
+    bins: Bins,
+    worst: Lowest<Pair>,
+    best: Lowest<Pair>,
 }
-
-/// A pair ordered so that a heap's top is the one to give up: the greatest `rank`.
-struct Ranked {
-    rank: f32,
-    pair: Pair,
-}
-
-impl Ord for Ranked {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.rank.total_cmp(&other.rank).then(self.pair.row.cmp(&other.pair.row))
-    }
-}
-
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Ranked {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Ranked {}
 
 impl Tally {
     fn new() -> Self {
-        Self {
-            row: 0,
-            scored: 0,
-            sum: 0.0,
-            min: f32::INFINITY,
-            max: f32::NEG_INFINITY,
-            bins: vec![0; ((RANGE.1 - RANGE.0) / BIN).round() as usize + 1],
-            worst: BinaryHeap::new(),
-            best: BinaryHeap::new(),
-        }
+        let few = || Lowest::new(PAIRS);
+        Self { row: 0, bins: Bins::of_scores(), worst: few(), best: few() }
     }
 
     fn add_part(&mut self, part: &Path, columns: SummaryColumns<'_>) -> Result<(), Error> {
@@ -160,96 +117,35 @@ impl Tally {
         let captions = Strings::of(batch, columns.caption)?;
         for (row, score) in scores.iter().enumerate() {
             let Some(score) = score else { continue };
-            self.count(score);
-            let pair = || Pair {
-                score,
-                image: images.get(row),
-                caption: captions.get(row),
-                row: self.row + row as u64,
-            };
-            keep(&mut self.worst, score, pair);
-            keep(&mut self.best, -score, pair);
+            let at = self.row + row as u64;
+            let (image, caption) = (|| images.get(row), || captions.get(row));
+            self.add(at, score, || Pair { score, image: image(), caption: caption(), row: at });
         }
         self.row += batch.num_rows() as u64;
         Ok(())
     }
 
-    fn count(&mut self, score: f32) {
-        self.scored += 1;
-        self.sum += f64::from(score);
-        self.min = self.min.min(score);
-        self.max = self.max.max(score);
-        let bin = ((f64::from(score) - RANGE.0) / BIN).round().max(0.0) as usize;
-        let last = self.bins.len() - 1;
-        self.bins[bin.min(last)] += 1;
-    }
-
-    /// The smallest score with at least a share `q` of the scores at or below it.
-    fn quantile(&self, q: f64) -> f64 {
-        let wanted = (q * self.scored as f64).ceil().max(1.0) as u64;
-        let mut below = 0;
-        for (bin, n) in self.bins.iter().enumerate() {
-            below += n;
-            if below >= wanted {
-                return ((RANGE.0 + bin as f64 * BIN) / BIN).round() * BIN;
-            }
-        }
-        f64::from(self.max)
+    fn add(&mut self, row: u64, score: f32, pair: impl Fn() -> Pair) {
+        let value = f64::from(score);
+        self.bins.add(value);
+        self.worst.keep(value, row, &pair);
+        self.best.keep(-value, row, &pair);
     }
 
     fn finish(self, column: &str) -> Option<ScoreSummary> {
-        if self.scored == 0 {
+        if self.bins.n == 0 {
             return None;
         }
-        let pairs = |heap: &BinaryHeap<Ranked>| {
-            let mut ranked: Vec<_> = heap.iter().collect();
-            ranked.sort();
-            ranked.into_iter().map(|ranked| ranked.pair.clone()).collect()
-        };
         Some(ScoreSummary {
             column: column.to_owned(),
-            scored: self.scored,
-            mean: self.sum / self.scored as f64,
-            min: self.min,
-            max: self.max,
-            quantiles: QUANTILES.map(|q| (q, self.quantile(q))).to_vec(),
-            worst: pairs(&self.worst),
-            best: pairs(&self.best),
+            scored: self.bins.n,
+            mean: self.bins.mean(),
+            min: self.bins.min as f32,
+            max: self.bins.max as f32,
+            quantiles: QUANTILES.map(|q| (q, self.bins.quantile(q))).to_vec(),
+            worst: self.worst.into_sorted(),
+            best: self.best.into_sorted(),
         })
-    }
-}
-
-/// Keeps a pair when it is among the `PAIRS` of the lowest rank. Builds it only then.
-fn keep(heap: &mut BinaryHeap<Ranked>, rank: f32, pair: impl FnOnce() -> Pair) {
-    if heap.len() < PAIRS {
-        heap.push(Ranked { rank, pair: pair() });
-    } else if heap.peek().is_some_and(|top| rank < top.rank) {
-        heap.pop();
-        heap.push(Ranked { rank, pair: pair() });
-    }
-}
-
-/// A longer caption is shown to here, in bytes.
-const MOST_TEXT: usize = 4096;
-
-/// A column of text as bytes, or none.
-struct Strings(Option<ArrayRef>);
-
-impl Strings {
-    fn of(batch: &RecordBatch, column: Option<&str>) -> Result<Self, Error> {
-        let Some(values) = column.and_then(|name| batch.column_by_name(name)) else {
-            return Ok(Self(None));
-        };
-        let values = cast(values, &DataType::BinaryView)
-            .map_err(|source| Error::Arrow { action: "read a column as bytes", source })?;
-        Ok(Self(Some(values)))
-    }
-
-    /// The text of a row, with what is not UTF-8 in it replaced.
-    fn get(&self, row: usize) -> Option<String> {
-        let values = self.0.as_ref()?.as_binary_view();
-        let text = values.is_valid(row).then(|| values.value(row))?;
-        Some(String::from_utf8_lossy(&text[..text.len().min(MOST_TEXT)]).into_owned())
     }
 }
 
@@ -259,11 +155,8 @@ mod tests {
 
     fn tally(scores: impl IntoIterator<Item = f32>) -> ScoreSummary {
         let mut tally = Tally::new();
-        for (row, score) in scores.into_iter().enumerate() {
-            tally.count(score);
-            let pair = || Pair { score, image: None, caption: None, row: row as u64 };
-            keep(&mut tally.worst, score, pair);
-            keep(&mut tally.best, -score, pair);
+        for (row, score) in (0..).zip(scores) {
+            tally.add(row, score, || Pair { score, image: None, caption: None, row });
         }
         tally.finish("similarity").expect("there are scores")
     }

@@ -9,6 +9,7 @@ mod inspect;
 mod pipeline;
 mod plan;
 mod preflight;
+mod report;
 mod run;
 mod score;
 mod table;
@@ -28,6 +29,7 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Score(args) => score::score(&args),
+        Command::Report(args) => report::report(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Preflight => preflight::preflight(),
         Command::TryImages(args) => try_images::try_images(&args),

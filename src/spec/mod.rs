@@ -5,6 +5,7 @@
 
 mod declared;
 pub mod layers;
+mod report;
 mod values;
 
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
@@ -14,6 +15,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 pub use declared::{DeclaredColumn, Names};
+pub use report::ReportSpec;
 pub use values::{DeviceSpec, MaxFailed};
 
 /// A pipeline file (TOML).
