@@ -64,6 +64,15 @@ pub struct ImageInfo {
     pub format: ImageFormat,
 }
 
+/// What tells an image from others by its content; only what a column asks for is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ImageContent {
+    /// SHA-256 of the encoded bytes: there as soon as they were read, whether they decode or not.
+    pub sha256: Option<[u8; 32]>,
+    /// `images::phash` of the decoded pixels.
+    pub phash: Option<u64>,
+}
+
 /// The formats that clipmill decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageFormat {
@@ -118,6 +127,8 @@ pub struct PreparedBatch {
     pub captions: Captions,
     /// Per row; `None` where no image could be opened.
     pub image_info: Vec<Option<ImageInfo>>,
+    /// Per row.
+    pub image_content: Vec<ImageContent>,
     /// Per row; `None` where there is no caption.
     pub caption_info: Vec<Option<CaptionInfo>>,
     /// Per row.
@@ -151,6 +162,7 @@ pub struct EncodedBatch {
     pub image_embeddings: Embeddings,
     pub text_embeddings: Embeddings,
     pub image_info: Vec<Option<ImageInfo>>,
+    pub image_content: Vec<ImageContent>,
     pub caption_info: Vec<Option<CaptionInfo>>,
     pub image_errors: Vec<Option<RowError>>,
     pub caption_errors: Vec<Option<RowError>>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BooleanBuilder, FixedSizeListArray, Float16Array, Float32Array, StringBuilder,
-    UInt32Array,
+    UInt32Array, UInt64Array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef};
@@ -30,6 +30,10 @@ pub struct Column {
 pub struct Needs {
     /// Images are decoded.
     pub images: bool,
+    /// The encoded bytes of images are hashed.
+    pub image_sha256: bool,
+    /// Images are hashed by what they look like.
+    pub image_phash: bool,
     /// Captions are tokenized.
     pub captions: bool,
     /// The image tower runs.
@@ -47,15 +51,19 @@ impl Needs {
                 ColumnSpec::ImageEmbedding => (true, false, true, false),
                 ColumnSpec::TextEmbedding => (false, true, false, true),
                 ColumnSpec::Cosine | ColumnSpec::ClipScore => (true, true, true, true),
-                ColumnSpec::ImageWidth | ColumnSpec::ImageHeight | ColumnSpec::ImageFormat => {
-                    (true, false, false, false)
-                }
+                ColumnSpec::ImageWidth
+                | ColumnSpec::ImageHeight
+                | ColumnSpec::ImageFormat
+                | ColumnSpec::ImageSha256
+                | ColumnSpec::ImagePhash => (true, false, false, false),
                 ColumnSpec::CaptionTokens | ColumnSpec::CaptionTruncated => {
                     (false, true, false, false)
                 }
                 ColumnSpec::Status | ColumnSpec::ErrorMessage => (false, false, false, false),
             };
             needs.images |= images;
+            needs.image_sha256 |= column == ColumnSpec::ImageSha256;
+            needs.image_phash |= column == ColumnSpec::ImagePhash;
             needs.captions |= captions;
             needs.image_tower |= image_tower;
             needs.text_tower |= text_tower;
@@ -105,6 +113,17 @@ impl Column {
                 }
                 Arc::new(names.finish())
             }
+            ColumnSpec::ImageSha256 => {
+                let mut digests = StringBuilder::new();
+                for content in &batch.image_content {
+                    digests.append_option(content.sha256.map(hexadecimal));
+                }
+                Arc::new(digests.finish())
+            }
+            ColumnSpec::ImagePhash => {
+                let hashes = batch.image_content.iter().map(|content| content.phash);
+                Arc::new(UInt64Array::from_iter(hashes))
+            }
             ColumnSpec::CaptionTokens => {
                 let tokens = batch.caption_info.iter().map(|info| info.map(|info| info.tokens));
                 Arc::new(UInt32Array::from_iter(tokens))
@@ -141,6 +160,10 @@ impl Column {
     }
 }
 
+fn hexadecimal(digest: [u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// `n` elements, each packed embedding at its row, in the type that is written.
 fn scattered<T: Copy + Default>(embeddings: &Embeddings, n: usize, to: fn(f32) -> T) -> Vec<T> {
     let mut scattered = vec![T::default(); n];
@@ -164,7 +187,11 @@ fn data_type(kind: ColumnSpec, embeddings: EmbeddingType, dim: usize) -> DataTyp
             DataType::FixedSizeList(Arc::new(Field::new("element", element, true)), dim)
         }
         ColumnSpec::Cosine | ColumnSpec::ClipScore => DataType::Float32,
-        ColumnSpec::Status | ColumnSpec::ErrorMessage | ColumnSpec::ImageFormat => DataType::Utf8,
+        ColumnSpec::Status
+        | ColumnSpec::ErrorMessage
+        | ColumnSpec::ImageFormat
+        | ColumnSpec::ImageSha256 => DataType::Utf8,
+        ColumnSpec::ImagePhash => DataType::UInt64,
         ColumnSpec::ImageWidth | ColumnSpec::ImageHeight | ColumnSpec::CaptionTokens => {
             DataType::UInt32
         }
@@ -217,6 +244,7 @@ mod tests {
                 rows: vec![0, 2],
             },
             image_info: vec![None; 4],
+            image_content: vec![Default::default(); 4],
             caption_info: vec![None; 4],
             image_errors: vec![
                 None,

@@ -82,7 +82,7 @@
 //! | [`analysis`] | what can be said of a scored table, and done with it | `error contain score spec table travel` |
 //! | [`progress`] | counters of a run, and the only code that draws them | `error model` |
 //! | [`report`] | `run_report.json` | `error files analysis model` |
-//! | [`prepare`] | the second stage's work on one batch | `error batch crash images text` |
+//! | [`prepare`] | the second stage's work on one batch | `error batch crash digest images text` |
 //! | [`encode`] | the third stage's | `error batch model` |
 //! | [`mod@write`] | the last stage's: parts and the manifest | `error spec batch columns manifest sink source` |
 //! | [`run`] | stage threads, channels, join; knows traits, not what is behind them | `error batch encode manifest model prepare progress sink source write` |

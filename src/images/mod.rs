@@ -11,9 +11,11 @@
 mod budget;
 pub mod decode;
 pub mod load;
+mod phash;
 pub mod preprocess;
 pub mod resize;
 
 pub use decode::DECODER_BYTES_A_PIXEL;
 pub use load::{ImageLoader, LoadError, PathLoader};
+pub use phash::phash;
 pub use preprocess::Preprocess;

@@ -199,6 +199,10 @@ pub enum ColumnSpec {
     ImageHeight,
     /// `jpeg`, `png`, ...
     ImageFormat,
+    /// SHA-256 of the encoded bytes, in hexadecimal.
+    ImageSha256,
+    /// Perceptual hash of the decoded pixels, 64 bits.
+    ImagePhash,
     /// Tokens before truncation.
     CaptionTokens,
     /// Whether the caption was cut to the model's context.
@@ -218,6 +222,8 @@ impl ColumnSpec {
             ColumnSpec::ImageWidth => "image_width",
             ColumnSpec::ImageHeight => "image_height",
             ColumnSpec::ImageFormat => "image_format",
+            ColumnSpec::ImageSha256 => "image_sha256",
+            ColumnSpec::ImagePhash => "image_phash",
             ColumnSpec::CaptionTokens => "caption_tokens",
             ColumnSpec::CaptionTruncated => "caption_truncated",
         }
