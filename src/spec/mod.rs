@@ -3,6 +3,8 @@
 //! What is written here is what was asked for. Whether the files exist, the columns fit and
 //! the device is there is found by `plan`.
 
+mod cluster;
+mod dedup;
 pub mod layers;
 mod values;
 
@@ -12,6 +14,10 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use cluster::{
+    ClusterSpec, TrainingSpec, default_batch, default_iterations, default_passes, default_top_words,
+};
+pub use dedup::{DedupSpec, default_distance, default_threshold};
 pub use values::{DeviceSpec, MaxFailed};
 
 /// A pipeline file (TOML).

@@ -14,7 +14,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 
-pub use rewrite::{Change, NewTable, Written, rewrite};
+pub use rewrite::{Change, NewTable, Written, made, rewrite};
 pub use vectors::Vectors;
 
 use crate::error::Error;
