@@ -381,7 +381,7 @@ pub struct DedupArgs {
     /// The output folder.
     pub output: PathBuf,
     /// Rows of equal content: the same image_sha256.
-    #[arg(long, required_unless_present_any = ["perceptual", "semantic"])]
+    #[arg(long)]
     pub exact: bool,
     /// Rows whose images look the same: an image_phash that differs in a few bits. Finds other
     /// sizes, formats and qualities of a picture; not crops.

@@ -2,21 +2,42 @@
 
 mod common;
 
-use common::{clipmill, oracle, root, sample, scratch};
+use std::fs;
+use std::path::{Path, PathBuf};
 
-#[test]
-fn a_run_hashes_bytes_and_pixels_as_hashlib_and_imagehash_do() {
-    let dir = scratch();
-    let text = std::fs::read_to_string(root().join("pipelines/sample.toml")).expect("a pipeline");
+use common::{clipmill, oracle, python, sample, scratch};
+
+/// Runs a pipeline of hashes alone, and compares.
+fn hash_and_check(dir: &Path, more: &[&str], root: &Path) {
+    let text = fs::read_to_string(common::root().join("pipelines/sample.toml")).expect("it is");
     let hashes = "[columns]\nimage_sha256 = \"image_sha256\"\nimage_phash = \"image_phash\"\n";
     let (head, rest) = text.split_once("[columns]").expect("columns");
     let (_, sink) = rest.split_once("\n\n").expect("the next section");
-    let pipeline = dir.path().join("hashes.toml");
-    std::fs::write(&pipeline, format!("{head}{hashes}\n{sink}")).expect("written");
-    let out = dir.path().join("out");
-    let args = ["run".into(), pipeline, "--output".into(), out.clone()];
+    let pipeline = dir.join("hashes.toml");
+    fs::write(&pipeline, format!("{head}{hashes}\n{sink}")).expect("written");
+    let out = dir.join("out");
+    let mut args = ["run".into(), pipeline, "--output".into(), out.clone()].to_vec();
+    args.extend(more.iter().map(PathBuf::from));
     clipmill(args).ok();
-    if !oracle("hashes.py", [out, sample()]) {
-        eprintln!("SKIPPED");
+    assert!(oracle("hashes.py", ["check".as_ref(), out.as_path(), root]));
+}
+
+#[test]
+fn the_samples_images_are_hashed_as_hashlib_and_imagehash_do() {
+    if python().is_some() {
+        hash_and_check(scratch().path(), &[], &sample());
     }
+}
+
+#[test]
+fn images_of_any_mode_and_shape_are_hashed_as_imagehash_does() {
+    let dir = scratch();
+    let images = dir.path().join("images");
+    fs::create_dir(&images).expect("a folder");
+    if !oracle("hashes.py", ["make".as_ref(), images.as_path()]) {
+        return;
+    }
+    let input = images.join("table.parquet").display().to_string();
+    let root = format!("image.path.root={}", images.display());
+    hash_and_check(dir.path(), &["--input", &input, "--set", &root], &images);
 }

@@ -14,10 +14,9 @@ use crate::table::{Table, Written};
 
 pub fn dedup(args: &DedupArgs) -> Result<(), Error> {
     let spec = args.spec();
-    let (written, summary) = run(&spec, &args.input)?;
     table::print(&match args.json {
-        true => as_json(&spec, &written),
-        false => as_text(&spec, &written, &summary),
+        true => as_json(&spec, &run(&spec, &args.input)?.0),
+        false => step(&spec, &args.input)?,
     })
 }
 

@@ -16,6 +16,7 @@ mod seeding;
 mod train;
 
 use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, Int32Array, RecordBatch};
@@ -123,8 +124,7 @@ pub fn cluster(
 
 /// What the output depends on.
 fn settings(spec: &ClusterSpec, column: &str) -> Result<Value, Error> {
-    let digest =
-        |path: &Option<std::path::PathBuf>| path.as_deref().map(digest::of_file).transpose();
+    let digest = |path: &Option<PathBuf>| path.as_deref().map(digest::of_file).transpose();
     Ok(json!({
         "column": column,
         "k": spec.k,
@@ -143,13 +143,17 @@ fn added(name: &str) -> Vec<FieldRef> {
     ]
 }
 
-fn given(path: &std::path::Path, column: &UnitColumn<'_>) -> Result<Centroids, Error> {
+fn given(path: &Path, column: &UnitColumn<'_>) -> Result<Centroids, Error> {
     let centroids = Centroids::read(path)?;
     // A table without a vector has no length of its own.
     if column.dim != 0 && column.dim != centroids.dim {
-        let (found, dim) = (centroids.dim, column.dim);
-        let problem = format!("has centroids of {found} numbers, and the embeddings have {dim}");
-        return Err(Error::ModelFile { path: path.to_owned(), problem });
+        let problem = format!(
+            "those of {} have {} numbers, and the embeddings have {}",
+            path.display(),
+            centroids.dim,
+            column.dim
+        );
+        return Err(Error::Setting { key: "centroids".into(), problem });
     }
     Ok(centroids)
 }
@@ -173,9 +177,9 @@ fn trained(
             let problem = "no row has an embedding, so there is nothing to cluster";
             Err(Error::Setting { key, problem: problem.into() })
         }
-        rows if (rows as usize) < k => wrong(format!(
-            "{k} clusters are more than the {rows} rows that have an embedding: use at most {rows}"
-        )),
+        rows if (rows as usize) < k => {
+            wrong(format!("{k} is more than there are rows with an embedding: use at most {rows}"))
+        }
         _ => Ok((trained.centroids, trained.sampled)),
     }
 }

@@ -140,7 +140,8 @@ fn with_status<'a>(table: &Table, column: &'a str) -> Vec<&'a str> {
 fn check(table: &Table, spec: &DedupSpec) -> Result<(), Error> {
     let wrong = |key: &str, problem: String| Err(Error::Setting { key: key.into(), problem });
     if !(spec.exact || spec.perceptual || spec.semantic) {
-        return wrong("dedup", "say by what: exact, perceptual, semantic, or several".into());
+        let problem = "say what makes rows alike: exact, perceptual, semantic, or several of them";
+        return wrong("dedup", problem.into());
     }
     if spec.exact {
         let name = &spec.exact_column;
