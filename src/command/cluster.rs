@@ -11,6 +11,7 @@ use crate::analysis::cluster::{self, Cluster, FILE_NAME, Summary, Words};
 use crate::cli::{ClusterArgs, ModelArgs};
 use crate::error::Error;
 use crate::model::{Towers, device};
+use crate::progress::Waiting;
 use crate::regular;
 use crate::spec::{ClusterSpec, PrecisionSpec};
 use crate::table::{Table, Written};
@@ -38,19 +39,21 @@ pub fn step(spec: &ClusterSpec, input: &Path) -> Result<String, Error> {
     Ok(as_text(spec, &written, &summary))
 }
 
-fn run(spec: &ClusterSpec, input: &Path, model: &ModelArgs) -> Result<(Written, Summary), Error> {
-    let table = Table::open(input)?;
+fn run(spec: &ClusterSpec, path: &Path, model: &ModelArgs) -> Result<(Written, Summary), Error> {
+    let input = Table::open(path)?;
     let device = device::resolve(spec.device, PrecisionSpec::F32)?.placement.device;
-    let words = || match &spec.words {
+    let texts = spec.words.as_deref().map(read_words).transpose()?;
+    let words = || match texts {
         None => Ok(None),
-        Some(path) => {
-            let texts = read_words(path)?;
-            let encoder = Encoder::of_table(&table, model, Towers { image: false, text: true })?;
+        Some(texts) => {
+            let encoder = Encoder::of_table(&input, model, Towers { image: false, text: true })?;
             let vectors = encoder.texts("word", &texts)?;
             Ok(Some(Words { texts, vectors }))
         }
     };
-    let written = cluster::cluster(&table, spec, device, words)?;
+    let rows = table::counted(input.rows(), "row");
+    let _waiting = Waiting::new(&format!("clustering {rows}"));
+    let written = cluster::cluster(&input, spec, device, words)?;
     let summary = super::summary(&written, &spec.path)?;
     Ok((written, summary))
 }

@@ -9,6 +9,7 @@ use crate::analysis::dedup::{self, Summary};
 use crate::cli::DedupArgs;
 use crate::error::Error;
 use crate::model::device;
+use crate::progress::Waiting;
 use crate::spec::{DedupSpec, PrecisionSpec};
 use crate::table::{Table, Written};
 
@@ -26,14 +27,16 @@ pub fn step(spec: &DedupSpec, input: &Path) -> Result<String, Error> {
     Ok(as_text(spec, &written, &summary))
 }
 
-fn run(spec: &DedupSpec, input: &Path) -> Result<(Written, Summary), Error> {
-    let table = Table::open(input)?;
+fn run(spec: &DedupSpec, path: &Path) -> Result<(Written, Summary), Error> {
+    let input = Table::open(path)?;
     let device = match spec.semantic {
         true => device::resolve(spec.device, PrecisionSpec::F32)?.placement.device,
         // Nothing is multiplied.
         false => tch::Device::Cpu,
     };
-    let written = dedup::dedup(&table, spec, device)?;
+    let rows = table::counted(input.rows(), "row");
+    let _waiting = Waiting::new(&format!("comparing {rows}"));
+    let written = dedup::dedup(&input, spec, device)?;
     let summary = super::summary(&written, &spec.path)?;
     Ok((written, summary))
 }

@@ -4,7 +4,7 @@
 //! centroid's number, `NAME_distance` the Euclidean distance from it of the row's embedding at unit
 //! length: the squares of a table's distances add up to the inertia of scikit-learn's `KMeans`.
 //! Products are LibTorch's (`tch`), for which no model is needed. Names come from words that
-//! somebody else has embedded.
+//! the caller has embedded.
 //!
 //! Held in memory: a bounded sample, `k * dim` numbers a few times, nothing for a row.
 
@@ -15,7 +15,7 @@ mod sample;
 mod seeding;
 mod train;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,6 +82,7 @@ pub fn cluster(
     words: impl FnOnce() -> Result<Option<Words>, Error>,
 ) -> Result<Written, Error> {
     let column = UnitColumn::open(table, spec.column.as_deref())?;
+    let given = spec.centroids.as_deref().map(|path| given(path, &column)).transpose()?;
     let new = NewTable {
         dir: &spec.path,
         command: "cluster",
@@ -92,34 +93,20 @@ pub fn cluster(
     if let Some(made) = made(table, &new)? {
         return Ok(made);
     }
-    let (centroids, sampled) = match &spec.centroids {
-        Some(path) => (given(path, &column)?, 0),
+    // First: training takes long, and a model may be missing.
+    let words = words()?;
+    let (centroids, sampled) = match given {
+        Some(centroids) => (centroids, 0),
         None => trained(&column, spec, device)?,
     };
-    let names = match words()? {
-        Some(words) => named(&centroids, &words, spec)?,
-        None => Vec::new(),
-    };
+    let names = words.map_or(Ok(Vec::new()), |words| named(&centroids, &words, spec))?;
     let assign = Assign {
         nearest: Nearest::new(&centroids, device)?,
         tally: RefCell::new(Tally::new(centroids.k())),
         column,
         centroids,
     };
-    let about = new.settings.to_string();
-    let mut is_kept = false;
-    let mut keep = || match std::mem::replace(&mut is_kept, true) {
-        true => Ok(()),
-        false => assign.centroids.write(&spec.path, about.clone()),
-    };
-    let change = |row, batch: &RecordBatch| {
-        // The folder is locked now, and not complete yet.
-        keep()?;
-        assign.change(row, batch)
-    };
-    let written = rewrite(table, &new, change, || assign.summary(sampled, names))?;
-    keep()?;
-    Ok(written)
+    assign.write(&new, (sampled, names))
 }
 
 /// What the output depends on.
@@ -233,6 +220,28 @@ impl Tally {
 }
 
 impl Assign<'_> {
+    /// Writes the table anew, and the centroids beside it.
+    fn write(
+        &self,
+        new: &NewTable<'_>,
+        (sampled, names): (usize, Vec<Vec<Name>>),
+    ) -> Result<Written, Error> {
+        let is_kept = Cell::new(false);
+        let keep = || match is_kept.replace(true) {
+            true => Ok(()),
+            false => self.centroids.write(new.dir, new.settings.to_string()),
+        };
+        let change = |row, batch: &RecordBatch| {
+            // The folder is locked now, and not complete yet.
+            keep()?;
+            self.change(row, batch)
+        };
+        let written = rewrite(self.column.table, new, change, || self.summary(sampled, names))?;
+        // Of a table without a batch.
+        keep()?;
+        Ok(written)
+    }
+
     fn change(&self, first: u64, batch: &RecordBatch) -> Result<Change, Error> {
         let unit = match self.column.dim {
             0 => UnitBatch { rows: Vec::new(), values: Vec::new() },

@@ -6,7 +6,7 @@
 //! "Detecting Near-Duplicates for Web Crawling"). How many blocks is chosen by how many hashes
 //! there are.
 //!
-//! Held in memory: 16 bytes a row, and 16 for each different hash.
+//! Held in memory: 16 bytes a row.
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type, UInt64Type};
