@@ -64,6 +64,15 @@ pub struct ImageInfo {
     pub format: ImageFormat,
 }
 
+/// What tells an image from others by its content; only what a column asks for is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ImageContent {
+    /// SHA-256 of the encoded bytes: there as soon as they were read, whether they decode or not.
+    pub sha256: Option<[u8; 32]>,
+    /// `images::phash` of the decoded pixels.
+    pub phash: Option<u64>,
+}
+
 /// The formats that clipmill decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageFormat {
@@ -137,6 +146,8 @@ pub struct PreparedBatch {
     pub padded: Captions,
     /// Per row; `None` where no image could be opened.
     pub image_info: Vec<Option<ImageInfo>>,
+    /// Per row.
+    pub image_content: Vec<ImageContent>,
     /// Per caption; `None` where there is none.
     pub caption_info: Vec<Option<CaptionInfo>>,
     /// Per row.
@@ -179,6 +190,7 @@ pub struct EncodedBatch {
     /// Per caption, `context * width` numbers each: a token's state after the other.
     pub text_states: Embeddings,
     pub image_info: Vec<Option<ImageInfo>>,
+    pub image_content: Vec<ImageContent>,
     pub caption_info: Vec<Option<CaptionInfo>>,
     pub image_errors: Vec<Option<RowError>>,
     pub caption_errors: Vec<Option<RowError>>,

@@ -1,14 +1,17 @@
 //! The command line: clap structs only. What a command does is in `command`.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::plan::MOST_PARTS;
-use crate::spec::{DeviceSpec, MaxFailed, PrecisionSpec, ReportSpec};
+use crate::spec::{
+    ClusterSpec, DedupSpec, DeviceSpec, MaxFailed, PrecisionSpec, ReportSpec, default_batch,
+    default_distance, default_iterations, default_passes, default_threshold, default_top_words,
+};
 
 /// Score image-text datasets with CLIP: Parquet in, the same rows with embeddings and
 /// similarity out.
@@ -61,6 +64,12 @@ pub enum Command {
     /// Report on a scored table as one HTML page: scores, a movable cut, pairs, failures, drift.
     #[command(after_help = REPORT_EXAMPLE)]
     Report(ReportArgs),
+    /// Put rows into k clusters by their embeddings (k-means), and name the clusters.
+    #[command(after_help = CLUSTER_EXAMPLE)]
+    Cluster(ClusterArgs),
+    /// Of rows that are alike keep the best: exact, perceptual and semantic duplicates.
+    #[command(after_help = DEDUP_EXAMPLE)]
+    Dedup(DedupArgs),
     /// Show what this machine offers: LibTorch, CUDA, CPU features; and what is wrong with it.
     #[command(after_help = DOCTOR_EXAMPLE)]
     Doctor(DoctorArgs),
@@ -122,6 +131,24 @@ Examples:
       --images-root images
 
 The page needs no network and no other file. Its memory does not grow with the table.";
+
+const CLUSTER_EXAMPLE: &str = "\
+Examples:
+  clipmill cluster out/sample clusters --k 20
+  clipmill cluster out/sample clusters --k 20 --words words.txt --top-words 3
+  clipmill cluster new.parquet assigned --centroids clusters/_centroids.safetensors
+
+The same seed gives the same clusters on the same machine with as many threads.";
+
+const DEDUP_EXAMPLE: &str = "\
+Examples:
+  clipmill dedup out/sample kept --exact --perceptual
+  clipmill dedup out/sample kept --semantic --threshold 0.95 --score similarity
+  clipmill dedup out/sample marked --exact --mark
+
+--exact and --perceptual need columns that a run makes: under [columns],
+  image_sha256 = \"image_sha256\"
+  image_phash  = \"image_phash\"";
 
 const DOCTOR_EXAMPLE: &str = "\
 Example:
@@ -344,6 +371,166 @@ impl ReportArgs {
             thumbnails: !self.no_thumbnails,
             cut: self.cut,
             seed: self.seed,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// A run's output folder, a Parquet file with an embedding column, or a quoted glob.
+    pub input: PathBuf,
+    /// The output folder: the same rows with the cluster and the distance from its centroid.
+    pub output: PathBuf,
+    /// How many clusters.
+    #[arg(long, value_name = "K", required_unless_present = "centroids")]
+    pub k: Option<NonZeroU32>,
+    /// Assign rows to these centroids (an earlier output's _centroids.safetensors) and train none.
+    #[arg(long, value_name = "FILE", conflicts_with = "k")]
+    pub centroids: Option<PathBuf>,
+    /// The embedding column. By default image_embedding.
+    #[arg(long, value_name = "COLUMN")]
+    pub column: Option<String>,
+    /// Another seed, other clusters; the inertia differs by about a percent.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// The most rounds over the sample. Training ends when a round gains less than 1e-5.
+    #[arg(long, value_name = "N", default_value_t = default_iterations())]
+    pub iterations: NonZeroU32,
+    /// Rows a mini-batch, where the table has more rows than the sample.
+    #[arg(long, value_name = "ROWS", default_value_t = default_batch())]
+    pub batch: NonZeroUsize,
+    /// The most rows that are held in memory, 4 bytes a number. A smaller table is clustered as a
+    /// whole. By default 256 a cluster, at least 65,536, in at most 1 GiB.
+    #[arg(long, value_name = "ROWS")]
+    pub sample: Option<NonZeroUsize>,
+    /// Rounds over all rows after the mini-batches; each reads the column once.
+    #[arg(long, value_name = "N", default_value_t = default_passes())]
+    pub passes: u32,
+    /// Name the clusters by the words, or phrases, of this file, one a line.
+    #[arg(long, value_name = "FILE")]
+    pub words: Option<PathBuf>,
+    /// Words a name.
+    #[arg(long, value_name = "N", default_value_t = default_top_words(), requires = "words")]
+    pub top_words: NonZeroUsize,
+    /// The column with the cluster; the distance is in NAME_distance.
+    #[arg(long, value_name = "NAME", default_value = "cluster")]
+    pub name: String,
+    /// Replace an output of other settings.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// As one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+impl ClusterArgs {
+    /// The same as a pipeline file would say it.
+    pub fn spec(&self) -> ClusterSpec {
+        ClusterSpec {
+            path: self.output.clone(),
+            k: self.k,
+            centroids: self.centroids.clone(),
+            column: self.column.clone(),
+            seed: self.seed,
+            iterations: self.iterations,
+            batch: self.batch,
+            sample: self.sample,
+            passes: self.passes,
+            words: self.words.clone(),
+            top_words: self.top_words,
+            name: self.name.clone(),
+            device: self.model.device,
+            overwrite: self.overwrite,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct DedupArgs {
+    /// A run's output folder, a Parquet file, or a quoted glob.
+    pub input: PathBuf,
+    /// The output folder.
+    pub output: PathBuf,
+    /// Rows of equal content: the same image_sha256.
+    #[arg(long)]
+    pub exact: bool,
+    /// Rows whose images look the same: an image_phash that differs in a few bits. Finds other
+    /// sizes, formats and qualities of a picture; not crops.
+    #[arg(long)]
+    pub perceptual: bool,
+    /// Rows whose embeddings are near, within k-means cells (SemDeDup). Near rows of two cells are
+    /// not found.
+    #[arg(long)]
+    pub semantic: bool,
+    /// Of the 64 bits, how many may differ. 0 is the same picture but for its encoding; from about
+    /// 10 on unlike pictures come together.
+    #[arg(long, value_name = "BITS", default_value_t = default_distance(), requires = "perceptual")]
+    pub distance: u32,
+    /// The least cosine of embeddings that are near. Lower finds more that mean the same.
+    #[arg(long, value_name = "COSINE", default_value_t = default_threshold(), requires = "semantic")]
+    pub threshold: f32,
+    /// K-means cells. More take less time and miss more. By default the square root of the rows.
+    #[arg(long, value_name = "K", requires = "semantic")]
+    pub cells: Option<NonZeroU32>,
+    /// The cells' seed.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// The column whose highest value of a group is kept. By default similarity where there is one;
+    /// else the first row is.
+    #[arg(long, value_name = "COLUMN")]
+    pub score: Option<String>,
+    /// Leave out nothing: add is_duplicate, next to duplicate_group.
+    #[arg(long)]
+    pub mark: bool,
+    /// The column that --exact compares: a hash, or the image's bytes.
+    #[arg(long, value_name = "COLUMN", default_value = "image_sha256")]
+    pub exact_column: String,
+    /// The column that --perceptual compares: 64 bits.
+    #[arg(long, value_name = "COLUMN", default_value = "image_phash")]
+    pub phash_column: String,
+    /// The embedding column that --semantic compares. By default image_embedding.
+    #[arg(long, value_name = "COLUMN")]
+    pub column: Option<String>,
+    /// The new column: the input's row that a row's group is kept by.
+    #[arg(long, value_name = "NAME", default_value = "duplicate_group")]
+    pub group_column: String,
+    /// The new column with --mark: whether the row is not the one that is kept.
+    #[arg(long, value_name = "NAME", default_value = "is_duplicate")]
+    pub duplicate_column: String,
+    /// Where --semantic multiplies: auto, cpu, cuda or cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceSpec::Auto)]
+    pub device: DeviceSpec,
+    /// Replace an output of other settings.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// As one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl DedupArgs {
+    /// The same as a pipeline file would say it.
+    pub fn spec(&self) -> DedupSpec {
+        DedupSpec {
+            path: self.output.clone(),
+            exact: self.exact,
+            exact_column: self.exact_column.clone(),
+            perceptual: self.perceptual,
+            phash_column: self.phash_column.clone(),
+            distance: self.distance,
+            semantic: self.semantic,
+            column: self.column.clone(),
+            threshold: self.threshold,
+            cells: self.cells,
+            seed: self.seed,
+            score: self.score.clone(),
+            mark: self.mark,
+            group_column: self.group_column.clone(),
+            duplicate_column: self.duplicate_column.clone(),
+            device: self.device,
+            overwrite: self.overwrite,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, AsArray, BooleanBuilder, FixedSizeListArray, Float16Array, Float32Array, StringArray,
-    StringBuilder, UInt32Array,
+    StringBuilder, UInt32Array, UInt64Array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
@@ -39,6 +39,10 @@ pub struct Column {
 pub struct Needs {
     /// Images are decoded.
     pub images: bool,
+    /// The encoded bytes of images are hashed.
+    pub image_sha256: bool,
+    /// Images are hashed by what they look like.
+    pub image_phash: bool,
     /// Captions are tokenized.
     pub captions: bool,
     /// The image tower runs.
@@ -75,9 +79,11 @@ impl Needs {
                 | ColumnSpec::BestCaption
                 | ColumnSpec::BestCaptionColumn
                 | ColumnSpec::BestCosine => (true, true, true, true),
-                ColumnSpec::ImageWidth | ColumnSpec::ImageHeight | ColumnSpec::ImageFormat => {
-                    (true, false, false, false)
-                }
+                ColumnSpec::ImageWidth
+                | ColumnSpec::ImageHeight
+                | ColumnSpec::ImageFormat
+                | ColumnSpec::ImageSha256
+                | ColumnSpec::ImagePhash => (true, false, false, false),
                 ColumnSpec::CaptionTokens | ColumnSpec::CaptionTruncated => {
                     (false, true, false, false)
                 }
@@ -85,6 +91,8 @@ impl Needs {
             };
             needs.text_states |= column == ColumnSpec::TextHiddenState;
             needs.images |= images;
+            needs.image_sha256 |= column == ColumnSpec::ImageSha256;
+            needs.image_phash |= column == ColumnSpec::ImagePhash;
             needs.captions |= captions;
             needs.image_tower |= image_tower;
             needs.text_tower |= text_tower;
@@ -169,6 +177,17 @@ impl Column {
                 }
                 Arc::new(names.finish())
             }
+            ColumnSpec::ImageSha256 => {
+                let mut digests = StringBuilder::new();
+                for content in &batch.image_content {
+                    digests.append_option(content.sha256.map(hexadecimal));
+                }
+                Arc::new(digests.finish())
+            }
+            ColumnSpec::ImagePhash => {
+                let hashes = batch.image_content.iter().map(|content| content.phash);
+                Arc::new(UInt64Array::from_iter(hashes))
+            }
             ColumnSpec::CaptionTokens => {
                 let info = &batch.caption_info[subject * n_rows..][..n_rows];
                 let tokens = info.iter().map(|info| info.map(|info| info.tokens));
@@ -243,6 +262,10 @@ fn valid(embeddings: &Embeddings, n_rows: usize) -> Vec<bool> {
     valid
 }
 
+fn hexadecimal(digest: [u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// `n` elements, each packed embedding at its row, in the type that is written.
 fn scattered<T: Copy + Default>(embeddings: &Embeddings, n: usize, to: fn(f32) -> T) -> Vec<T> {
     let mut scattered = vec![T::default(); n];
@@ -276,7 +299,9 @@ fn data_type(kind: ColumnSpec, embeddings: EmbeddingType, lengths: Lengths) -> D
         | ColumnSpec::ErrorMessage
         | ColumnSpec::ImageFormat
         | ColumnSpec::BestCaption
-        | ColumnSpec::BestCaptionColumn => DataType::Utf8,
+        | ColumnSpec::BestCaptionColumn
+        | ColumnSpec::ImageSha256 => DataType::Utf8,
+        ColumnSpec::ImagePhash => DataType::UInt64,
         ColumnSpec::ImageWidth | ColumnSpec::ImageHeight | ColumnSpec::CaptionTokens => {
             DataType::UInt32
         }
@@ -319,6 +344,7 @@ mod tests {
             },
             text_states: Embeddings::default(),
             image_info: vec![None; 4],
+            image_content: vec![Default::default(); 4],
             caption_info: vec![None; 4],
             image_errors: vec![
                 None,

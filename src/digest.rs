@@ -13,6 +13,11 @@ pub fn of_bytes(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
 }
 
+/// The digest of some bytes, as it is.
+pub fn raw_of_bytes(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
 /// The digest of a file's bytes.
 ///
 /// # Errors

@@ -44,6 +44,7 @@ pub fn submit(
         text_embeddings: Embeddings::default(),
         text_states: Embeddings::default(),
         image_info: batch.image_info,
+        image_content: batch.image_content,
         caption_info: batch.caption_info,
         image_errors: batch.image_errors,
         caption_errors: batch.caption_errors,

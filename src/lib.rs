@@ -80,10 +80,10 @@
 //! | [`sink`] | `Sink`: part files, published whole, sealed | `error contain digest files travel` |
 //! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
 //! | [`table`] | anybody's Parquet files read as one table; a table written anew | `error files manifest sink source travel vectors` |
-//! | [`analysis`] | what can be said of a scored table, and done with it | `error contain score spec table travel` |
+//! | [`analysis`] | what can be said of a scored table, and done with it; products by `tch`, no model | `error contain digest files score spec table travel vectors` |
 //! | [`progress`] | counters of a run, and the only code that draws them | `error model` |
 //! | [`report`] | `run_report.json` | `error files analysis model` |
-//! | [`prepare`] | the second stage's work on one batch | `error batch crash images text vectors` |
+//! | [`prepare`] | the second stage's work on one batch | `error batch crash digest images text vectors` |
 //! | [`encode`] | the third stage's | `error batch model` |
 //! | [`mod@write`] | the last stage's: parts and the manifest | `error spec batch columns manifest sink source` |
 //! | [`run`] | stage threads, channels, join; knows traits, not what is behind them | `error batch encode manifest model prepare progress sink source write` |

@@ -12,9 +12,11 @@ use arrow::datatypes::DataType;
 use rayon::prelude::*;
 
 use crate::batch::{
-    CaptionInfo, Captions, Embeddings, ImageInfo, Pixels, Position, PreparedBatch, RowBatch,
+    CaptionInfo, Captions, Embeddings, ImageContent, ImageInfo, Pixels, Position, PreparedBatch,
+    RowBatch,
 };
 use crate::crash::{InFlight, Journal, Killer, RowId};
+use crate::digest;
 use crate::error::{Error, RowError, RowStatus};
 use crate::images::{ImageLoader, LoadError, Preprocess};
 use crate::text::Tokenizer;
@@ -26,6 +28,8 @@ pub struct ImageStep {
     pub column: String,
     pub loader: Box<dyn ImageLoader>,
     pub preprocess: Preprocess,
+    /// Whether the encoded bytes are hashed.
+    pub sha256: bool,
     /// Where each thread writes down what it decodes.
     pub journal: Option<Arc<Journal>>,
     /// What is not decoded again.
@@ -98,6 +102,7 @@ impl Prepare {
             },
             captions,
             image_info: images.info,
+            image_content: images.content,
             caption_info,
             image_errors: images.errors,
             caption_errors,
@@ -108,12 +113,18 @@ impl Prepare {
 struct Images {
     pixels: Pixels,
     info: Vec<Option<ImageInfo>>,
+    content: Vec<ImageContent>,
     errors: Vec<Option<RowError>>,
 }
 
 impl Images {
     fn none(n_rows: usize) -> Self {
-        Self { pixels: Pixels::default(), info: vec![None; n_rows], errors: vec![None; n_rows] }
+        Self {
+            pixels: Pixels::default(),
+            info: vec![None; n_rows],
+            content: vec![ImageContent::default(); n_rows],
+            errors: vec![None; n_rows],
+        }
     }
 }
 
@@ -139,9 +150,10 @@ impl ImageStep {
         let mut slots = vec![0; rows.num_rows()];
         for row in 0..rows.num_rows() {
             let first = firsts[row];
-            let (info, outcome) = outcomes[first].clone().expect("first rows were prepared");
-            images.info[row] = info;
-            match outcome {
+            let found = outcomes[first].clone().expect("first rows were prepared");
+            images.info[row] = found.info;
+            images.content[row] = found.content;
+            match found.outcome {
                 Ok(()) => {
                     let slot = images.pixels.rows.len();
                     let from = if first == row { row } else { slots[first] } * slot_bytes;
@@ -174,19 +186,38 @@ impl ImageStep {
         column: &ArrayRef,
         (position, row): (Position, usize),
         slot: &mut [u8],
-    ) -> Result<(Option<ImageInfo>, Result<(), RowError>), Error> {
+    ) -> Result<Prepared, Error> {
         let bytes = match self.loader.load(column, row) {
             Ok(bytes) => bytes,
-            Err(LoadError::Row(error)) => return Ok((None, Err(error))),
+            Err(LoadError::Row(error)) => return Ok(Prepared::failed(error)),
             Err(LoadError::Machine(error)) => return Err(error),
         };
+        let sha256 = self.sha256.then(|| digest::raw_of_bytes(&bytes));
+        let content = ImageContent { sha256, phash: None };
         if let Some(error) = Killer::among(&self.killers, &bytes) {
-            return Ok((None, Err(error)));
+            return Ok(Prepared { content, ..Prepared::failed(error) });
         }
         let id = RowId { part: position.part, row: position.offset + row as u64 };
         let in_flight = self.journal.as_ref().map(|journal| journal.enter(id));
         let restart = || in_flight.iter().for_each(InFlight::restart);
-        Ok(self.preprocess.apply_timed(&bytes, slot, &restart))
+        let (info, outcome) = self.preprocess.apply_timed(&bytes, slot, &restart);
+        let phash = outcome.as_ref().ok().copied().flatten();
+        let content = ImageContent { phash, ..content };
+        Ok(Prepared { info, content, outcome: outcome.map(|_| ()) })
+    }
+}
+
+/// What became of one image.
+#[derive(Clone)]
+struct Prepared {
+    info: Option<ImageInfo>,
+    content: ImageContent,
+    outcome: Result<(), RowError>,
+}
+
+impl Prepared {
+    fn failed(error: RowError) -> Self {
+        Self { info: None, content: ImageContent::default(), outcome: Err(error) }
     }
 }
 
@@ -299,7 +330,8 @@ mod tests {
         let step = ImageStep {
             column: "image".into(),
             loader: Box::new(Counting(loads.clone())),
-            preprocess,
+            preprocess: preprocess.with_phash(true),
+            sha256: true,
             journal: None,
             killers: Vec::new(),
         };
@@ -316,5 +348,8 @@ mod tests {
         let failed: Vec<_> = images.errors.iter().map(Option::is_some).collect();
         assert_eq!(failed, [false, true, false, true, false, true, true]);
         assert_eq!(images.info[4], images.info[0]);
+        assert_eq!(images.content[4], images.content[0]);
+        let hashed: Vec<_> = images.content.iter().map(|content| content.phash.is_some()).collect();
+        assert_eq!(hashed, [true, false, true, false, true, false, false]);
     }
 }

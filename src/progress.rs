@@ -198,6 +198,26 @@ fn state(total: u64, meter: &Meter) -> String {
     format!("{of}, {per_second:.1} rows/s, {} left, {failed} failed", HumanDuration(left))
 }
 
+/// Says what is being waited for, while it lives: on a terminal; a log has no use for it.
+pub struct Waiting(Option<ProgressBar>);
+
+impl Waiting {
+    pub fn new(what: &str) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new_spinner().with_message(disarmed(what));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self(Some(bar))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.iter().for_each(ProgressBar::finish_and_clear);
+    }
+}
+
 /// A line on stderr. A closed or full stderr must not end a run.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", disarmed(line));

@@ -1,7 +1,9 @@
 //! One file a subcommand. A command turns arguments into a plan or a query, and prints.
 
 mod check;
+mod cluster;
 mod completions;
+mod dedup;
 mod doctor;
 mod encoder;
 mod finalize;
@@ -16,8 +18,14 @@ mod table;
 mod try_images;
 mod verify;
 
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use crate::analysis::Reasons;
 use crate::cli::Command;
 use crate::error::Error;
+use crate::table::Written;
 
 /// Does what the command line asks for.
 pub fn dispatch(command: Command) -> Result<(), Error> {
@@ -30,9 +38,32 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
         Command::Verify(args) => verify::verify(&args),
         Command::Score(args) => score::score(&args),
         Command::Report(args) => report::report(&args),
+        Command::Cluster(args) => cluster::cluster(&args),
+        Command::Dedup(args) => dedup::dedup(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Preflight => preflight::preflight(),
         Command::TryImages(args) => try_images::try_images(&args),
         Command::Completions(args) => completions::completions(&args),
     }
+}
+
+/// What a command had to say of its output, as the folder keeps it.
+fn summary<T: DeserializeOwned>(written: &Written, dir: &Path) -> Result<T, Error> {
+    serde_json::from_value(written.summary.clone()).map_err(|error| Error::Manifest {
+        path: dir.to_owned(),
+        problem: format!("says of itself what cannot be read ({error}): remove it, or --overwrite"),
+    })
+}
+
+/// `12 rows without WHAT: null 10, image_missing 2`, or nothing.
+fn missing(what: &str, reasons: &Reasons) -> String {
+    if reasons.rows() == 0 {
+        return String::new();
+    }
+    let each = reasons
+        .0
+        .iter()
+        .map(|(why, rows)| format!("{} {}", table::one_line(why, 40), table::count(*rows)));
+    let each: Vec<_> = each.collect();
+    format!("{} {what}: {}\n", table::counted(reasons.rows(), "row"), each.join(", "))
 }

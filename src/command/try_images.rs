@@ -14,7 +14,8 @@ pub fn try_images(args: &TryImagesArgs) -> Result<(), Error> {
         problem: error.to_string(),
     };
     let spec = serde_json::from_str(&args.preprocess).map_err(setting)?;
-    let preprocess = Preprocess::read(&args.model, &spec)?;
+    // All that a run may do with an image.
+    let preprocess = Preprocess::read(&args.model, &spec)?.with_phash(true);
     limit_memory(args.memory).map_err(Error::io("limit the memory of", "this process"))?;
     let decode = |image: &[u8]| drop(preprocess.apply(image, &mut vec![0; preprocess.n_bytes()]));
     serve_trials(decode).map_err(Error::io("talk on", "stdin and stdout"))

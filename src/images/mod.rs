@@ -12,10 +12,12 @@ mod budget;
 pub mod decode;
 mod jpeg_out;
 pub mod load;
+mod phash;
 pub mod preprocess;
 pub mod resize;
 pub mod thumbnail;
 
 pub use decode::DECODER_BYTES_A_PIXEL;
 pub use load::{ImageLoader, LoadError, PathLoader};
+pub use phash::phash;
 pub use preprocess::Preprocess;

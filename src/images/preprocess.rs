@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use self::config::Config;
 use super::budget::Budget;
 use super::decode::{self, Request};
-use super::resize::{Filter, Resize, Rgb, Size, Vector};
+use super::phash::phash;
+use super::resize::{Filter, Region, Resize, Rgb, Size, Vector};
 use crate::batch::{ImageInfo, PixelScale};
 use crate::error::{Error, RowError};
 use crate::regular;
@@ -39,6 +40,8 @@ pub struct Preprocess {
     normalise: Option<([f32; 3], [f32; 3])>,
     spec: PreprocessSpec,
     budget: Arc<Budget>,
+    /// Whether images are hashed by what they look like.
+    phash: bool,
 }
 
 /// The size before the crop.
@@ -103,12 +106,17 @@ impl Preprocess {
             false => None,
         };
         let (spec, budget) = (spec.clone(), Arc::new(Budget::new(u64::MAX)));
-        Ok(Self { resize, filter, output, rescale, normalise, spec, budget })
+        Ok(Self { resize, filter, output, rescale, normalise, spec, budget, phash: false })
     }
 
     /// The same, with a limit to the bytes that images may take that are decoded at once.
     pub fn with_memory(self, bytes: u64) -> Self {
         Self { budget: Arc::new(Budget::new(bytes)), ..self }
+    }
+
+    /// The same; gives a perceptual hash of each image too, for which all of it is decoded.
+    pub fn with_phash(self, phash: bool) -> Self {
+        Self { phash, ..self }
     }
 
     /// The height of the pixels.
@@ -165,18 +173,23 @@ impl Preprocess {
     /// # Panics
     /// If `out` is not `n_bytes()` long.
     pub fn apply(&self, bytes: &[u8], out: &mut [u8]) -> (Option<ImageInfo>, Result<(), RowError>) {
-        self.apply_timed(bytes, out, &|| {})
+        let (info, outcome) = self.apply_timed(bytes, out, &|| {});
+        (info, outcome.map(|_| ()))
     }
 
-    /// The same; calls `on_permit` when there is memory for the image and decoding begins.
+    /// The same; calls `on_permit` when there is memory for the image and decoding begins. Gives the
+    /// perceptual hash where it is asked for.
     pub fn apply_timed(
         &self,
         bytes: &[u8],
         out: &mut [u8],
         on_permit: &dyn Fn(),
-    ) -> (Option<ImageInfo>, Result<(), RowError>) {
+    ) -> (Option<ImageInfo>, Result<Option<u64>, RowError>) {
         assert_eq!(out.len(), self.n_bytes(), "`out` has the size of one image");
-        let region = |width, height| self.window(width, height).0.source(width, height);
+        let region = |width, height| match self.phash {
+            true => Region::whole(width, height),
+            false => self.window(width, height).0.source(width, height),
+        };
         // Held until the pixels are not needed any more.
         let mut permit = None;
         let request = Request {
@@ -188,11 +201,13 @@ impl Preprocess {
             on_permit,
         };
         let (info, decoded) = decode::decode(bytes, request);
-        let fitted = decoded.map(|image| {
+        let fitted = decoded.map(|mut image| {
             self.fit(&image, out);
+            let hash = self.phash.then(|| phash(&mut image));
             if image.data.capacity() <= SCRATCH_BYTES {
                 SCRATCH.set(image.data);
             }
+            hash
         });
         (info, fitted)
     }

@@ -37,6 +37,8 @@ pub struct Towers {
 impl Towers {
     /// Both, for embeddings.
     pub const BOTH: Self = Self { image: true, text: true, states: false };
+    /// The text tower, for embeddings.
+    pub const TEXT: Self = Self { image: false, text: true, states: false };
 }
 
 /// A model that embeds images and captions in one space. One thread owns it at a time.

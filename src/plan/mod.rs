@@ -283,7 +283,8 @@ impl Plan {
             image: image.map(|((column, loader), preprocess)| ImageStep {
                 column,
                 loader: Box::new(loader),
-                preprocess,
+                preprocess: preprocess.with_phash(self.needs.image_phash),
+                sha256: self.needs.image_sha256,
                 journal,
                 killers,
             }),

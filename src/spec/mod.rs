@@ -3,7 +3,9 @@
 //! What is written here is what was asked for. Whether the files exist, the columns fit and
 //! the device is there is found by `plan`.
 
+mod cluster;
 mod declared;
+mod dedup;
 pub mod layers;
 mod report;
 mod values;
@@ -14,7 +16,11 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use cluster::{
+    ClusterSpec, TrainingSpec, default_batch, default_iterations, default_passes, default_top_words,
+};
 pub use declared::{DeclaredColumn, Names};
+pub use dedup::{DedupSpec, default_distance, default_threshold};
 pub use report::ReportSpec;
 pub use values::{DeviceSpec, MaxFailed};
 
@@ -228,6 +234,10 @@ pub enum ColumnSpec {
     ImageHeight,
     /// `jpeg`, `png`, ...
     ImageFormat,
+    /// SHA-256 of the encoded bytes, in hexadecimal.
+    ImageSha256,
+    /// Perceptual hash of the decoded pixels, 64 bits.
+    ImagePhash,
     /// Tokens before truncation.
     CaptionTokens,
     /// Whether the caption was cut to the model's context.
@@ -253,6 +263,8 @@ impl ColumnSpec {
             ColumnSpec::ImageWidth => "image_width",
             ColumnSpec::ImageHeight => "image_height",
             ColumnSpec::ImageFormat => "image_format",
+            ColumnSpec::ImageSha256 => "image_sha256",
+            ColumnSpec::ImagePhash => "image_phash",
             ColumnSpec::CaptionTokens => "caption_tokens",
             ColumnSpec::CaptionTruncated => "caption_truncated",
         }

@@ -13,7 +13,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 
-pub use rewrite::{Change, NewTable, Written, rewrite};
+pub use rewrite::{Change, NewTable, Written, made, rewrite};
 
 use crate::error::Error;
 use crate::source::{GroupRows, InputFile, no_column, open_inputs};

@@ -69,6 +69,15 @@ pub struct Written {
     pub was_there: bool,
 }
 
+/// What is there already, if it is just what is asked for: for who has much to do before `rewrite`.
+///
+/// # Errors
+/// `OutputExists` as `rewrite` has it, `ColumnThere` for an added column that the table has.
+pub fn made(table: &Table, new: &NewTable<'_>) -> Result<Option<Written>, Error> {
+    check_added(table, new)?;
+    found(new, &asked_for(table, new))
+}
+
 /// Writes `table` anew, its rows in their order. `change` is called for each batch, in order, with
 /// the number of its first row; `summary` at the end.
 ///
@@ -202,6 +211,16 @@ fn json(written: &Written) -> Vec<u8> {
     serde_json::to_vec_pretty(written).expect("it is plain data")
 }
 
+fn check_added(table: &Table, new: &NewTable<'_>) -> Result<(), Error> {
+    match new.added.iter().find(|field| table.find(field.name()).is_some()) {
+        None => Ok(()),
+        Some(field) => {
+            let (path, column) = (table.files()[0].path.clone(), field.name().clone());
+            Err(Error::ColumnThere { path, column })
+        }
+    }
+}
+
 /// Cuts kept rows into parts.
 struct Writer<'a> {
     table: &'a Table,
@@ -219,12 +238,7 @@ impl<'a> Writer<'a> {
     fn new(table: &'a Table, new: &'a NewTable<'a>) -> Result<Self, Error> {
         let file = &table.files()[0];
         let own = table.written_schema();
-        for field in &new.added {
-            if own.field_with_name(field.name()).is_ok() {
-                let (path, column) = (file.path.clone(), field.name().clone());
-                return Err(Error::ColumnThere { path, column });
-            }
-        }
+        check_added(table, new)?;
         let with = |schema: &Schema| {
             let fields: Vec<_> = schema.fields().iter().chain(&new.added).cloned().collect();
             Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
