@@ -31,7 +31,6 @@ pub fn cluster(args: &ClusterArgs) -> Result<(), Error> {
     })
 }
 
-#[expect(dead_code, reason = "`run` calls it for a pipeline's [cluster]")]
 /// Does it as a step after a run; gives what the terminal shows.
 pub fn step(spec: &ClusterSpec, input: &Path) -> Result<String, Error> {
     let model = ModelArgs { model: None, device: spec.device, precision: PrecisionSpec::Auto };

@@ -2,8 +2,8 @@
 //!
 //! It makes no part and loads no model.
 
-use super::pipeline;
 use super::run::{About, say, summary, warn};
+use super::{pipeline, steps};
 use crate::cli::FinalizeArgs;
 use crate::error::Error;
 use crate::files::Lock;
@@ -22,7 +22,7 @@ pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
         // Taking the lock would make the folder.
         return Err(missing(&plan, &plan.parts));
     }
-    let _lock = Lock::take(&dir)?;
+    let lock = Lock::take(&dir)?;
     let wanted = Wanted { parts: &plan.parts, redo_changed: false, check_all: true };
     let resume = plan.resume(&made_with, wanted)?;
     warn(&resume);
@@ -42,7 +42,9 @@ pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
             About::of(&plan).publish(&resume.manifest, &Meter::start())?
         }
     };
-    say(args.quiet, &summary(&report))
+    drop(lock);
+    say(args.quiet, &summary(&report))?;
+    say(args.quiet, &steps::run(&plan.spec, &dir, false)?)
 }
 
 /// What to say of parts that are not there. There is one at least.

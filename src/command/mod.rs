@@ -14,6 +14,7 @@ mod preflight;
 mod report;
 mod run;
 mod score;
+mod steps;
 mod table;
 mod try_images;
 mod verify;

@@ -1,5 +1,6 @@
 //! The pipeline arguments that several commands share: file, flags and `--set` into one spec.
 
+use super::steps;
 use crate::cli::PipelineArgs;
 use crate::error::Error;
 use crate::spec::layers::{Layered, Override, read};
@@ -27,5 +28,7 @@ pub fn read_layered(args: &PipelineArgs, more: Option<Override>) -> Result<Layer
         overrides.extend(value.map(|value| Override::flag(flag, key, value)));
     }
     overrides.extend(more);
-    read(&args.pipeline, &overrides)
+    let layered = read(&args.pipeline, &overrides)?;
+    steps::check(&layered.spec)?;
+    Ok(layered)
 }

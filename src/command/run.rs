@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::{pipeline, table};
+use super::{pipeline, steps, table};
 use crate::analysis::summary::{Pair, ScoreSummary, SummaryColumns};
 use crate::cli::RunArgs;
 use crate::error::{Error, RowStatus};
@@ -35,6 +35,8 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     let made_with = plan.made_with()?;
     // Before the lock: a folder that is somebody else's is refused without a trace in it.
     plan.check_output(&made_with, args.redo_changed)?;
+    let is_share = chosen.is_some();
+    let spec = plan.spec.clone();
     let (failed, rows) = match chosen {
         Some(parts) => run_parts(args, plan, &made_with, &parts)?,
         None => run_whole(args, plan, &made_with)?,
@@ -43,7 +45,9 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
         Some(most) if most.exceeded(failed, rows) => {
             Err(Error::TooManyFailed { failed, rows, allowed: most.to_string(), output: dir })
         }
-        _ => Ok(()),
+        // A share is not the whole; `finalize` does them then.
+        _ if is_share => Ok(()),
+        _ => say(args.quiet, &steps::run(&spec, &dir, args.redo_changed)?),
     }
 }
 
@@ -128,7 +132,11 @@ fn work_on(
     let rows = resume.remaining.iter().map(|part| part.rows).sum();
     let mut progress = Progress::new(rows, args.quiet);
     let stages = plan.stages(resume, writes_manifest)?;
-    run_stages(stages, meter, &mut progress, &stop_on_signals()?)
+    let (stop, at_once) = stop_on_signals()?;
+    let manifest = run_stages(stages, meter, &mut progress, &stop)?;
+    // What comes now publishes its files whole, and can be ended at any time.
+    at_once.store(true, Ordering::Relaxed);
+    Ok(manifest)
 }
 
 /// Says what was found in the output folder that should not be there. Also when asked to be quiet:
@@ -137,8 +145,8 @@ pub(super) fn warn(resume: &Resume) {
     resume.notes.iter().for_each(|note| progress::say(&format!("warning: {note}")));
 }
 
-/// What Ctrl-C and SIGTERM raise. A second signal ends the process at once.
-fn stop_on_signals() -> Result<Arc<Stop>, Error> {
+/// What Ctrl-C and SIGTERM raise; and whether one ends the process at once, as a second one does.
+fn stop_on_signals() -> Result<(Arc<Stop>, Arc<AtomicBool>), Error> {
     let (stop, again) = (Stop::default(), Arc::new(AtomicBool::new(false)));
     for signal in [SIGINT, SIGTERM] {
         // The order matters: the first signal finds the flag down and only raises it.
@@ -149,7 +157,7 @@ fn stop_on_signals() -> Result<Arc<Stop>, Error> {
             })
             .map_err(|source| Error::Thread { stage: "signal", source })?;
     }
-    Ok(Arc::new(stop))
+    Ok((Arc::new(stop), again))
 }
 
 pub(super) fn say(quiet: bool, text: &str) -> Result<(), Error> {

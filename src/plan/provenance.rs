@@ -10,6 +10,7 @@ use crate::digest;
 use crate::error::Error;
 use crate::manifest::{MadeWith, Manifest};
 use crate::source::{InputFile, Part};
+use crate::spec::STEPS;
 
 /// Settings that say where or how fast, and change nothing in the output. The input is told by
 /// its files.
@@ -25,6 +26,10 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
     let mut made_with = MadeWith::new();
     made_with.insert("clipmill".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     for setting in &plan.settings {
+        let section = setting.key.split('.').next().unwrap_or_default();
+        if STEPS.contains(&section) {
+            continue;
+        }
         if !NOT_MEANING.iter().any(|prefix| setting.key.starts_with(prefix)) {
             made_with.insert(setting.key.clone(), setting.value.clone());
         }
@@ -119,10 +124,11 @@ pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
     pairs
 }
 
-/// The effective pipeline as TOML, without the place of the output: the same job gives the same
-/// bytes wherever it writes.
+/// The effective pipeline as TOML, without the place of the output and what is done with it later:
+/// the same job gives the same bytes wherever it writes.
 fn effective(plan: &Plan) -> String {
     let mut pipeline = toml::Table::try_from(&plan.spec).expect("a pipeline can be written");
+    pipeline.retain(|section, _| !STEPS.iter().any(|step| *step == section));
     let sink = pipeline.get_mut("sink").and_then(|sink| sink.get_mut("parquet"));
     if let Some(sink) = sink.and_then(toml::Value::as_table_mut) {
         sink.remove("path");

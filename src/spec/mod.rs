@@ -42,9 +42,21 @@ pub struct PipelineSpec {
     /// Output column name -> how it is filled, in output order.
     pub columns: IndexMap<String, DeclaredColumn>,
     pub sink: SinkSpec,
+    /// Once all rows are scored; the output's rows in clusters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterSpec>,
+    /// Then; the best of rows that are alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<DedupSpec>,
+    /// At last; a page about what came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<ReportSpec>,
     #[serde(default)]
     pub run: RunSpec,
 }
+
+/// The sections that say what is done with a finished output. They change nothing in it.
+pub const STEPS: [&str; 3] = ["cluster", "dedup", "report"];
 
 /// `[source.KIND]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
