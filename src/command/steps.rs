@@ -10,11 +10,14 @@ use crate::error::Error;
 use crate::progress;
 use crate::spec::{PipelineSpec, SinkSpec};
 
+/// Does a step over a table; gives what the terminal shows.
+type Work<'a> = Box<dyn Fn(&Path) -> Result<String, Error> + 'a>;
+
 /// A step: its section, where it writes a table, and what it does with its input.
 struct Step<'a> {
     name: &'static str,
     output: Option<&'a Path>,
-    work: Box<dyn Fn(&Path) -> Result<String, Error> + 'a>,
+    work: Work<'a>,
 }
 
 /// Does the pipeline's steps, the first over `scored`. Gives what the terminal shows. With
@@ -69,7 +72,7 @@ fn announce(name: &str) {
 
 fn steps(spec: &PipelineSpec, overwrite: bool) -> Vec<Step<'_>> {
     let mut steps = Vec::new();
-    let mut add = |name, output, work: Box<dyn Fn(&Path) -> Result<String, Error>>| {
+    let mut add = |name, output, work: Work<'static>| {
         let work = Box::new(move |input: &Path| {
             announce(name);
             work(input)

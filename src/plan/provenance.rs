@@ -128,7 +128,7 @@ pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
 /// the same job gives the same bytes wherever it writes.
 fn effective(plan: &Plan) -> String {
     let mut pipeline = toml::Table::try_from(&plan.spec).expect("a pipeline can be written");
-    pipeline.retain(|section, _| !STEPS.iter().any(|step| *step == section));
+    pipeline.retain(|section, _| !STEPS.contains(&section));
     let sink = pipeline.get_mut("sink").and_then(|sink| sink.get_mut("parquet"));
     if let Some(sink) = sink.and_then(toml::Value::as_table_mut) {
         sink.remove("path");
