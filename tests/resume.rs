@@ -228,14 +228,19 @@ fn while_one_share_replaces_the_manifest_the_others_wait() {
     let first = first.stdout(Stdio::null()).stderr(Stdio::piped());
     let first = first.spawn().expect("it starts");
     wait_for_stop(&first);
-    let mut second = common::command(share(&output, "1-2"));
+    let log_of_second = dir.path().join("log-of-second");
+    let other = Faulty { log: &log_of_second, ..run };
+    let mut second = other.command("", &share(&output, "1-2"));
     let second = second.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut second = second.spawn().expect("it starts");
-    let deadline = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < deadline && second.try_wait().expect("it is ours").is_none() {
+    let said = || fs::read_to_string(&log_of_second).unwrap_or_default();
+    while !said().contains("_lock.manifest") && second.try_wait().expect("it is ours").is_none() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!(second.try_wait().expect("it is ours"), None, "it did not wait");
+    // It has opened the lock, and who has it writes its name into it.
+    std::thread::sleep(Duration::from_secs(1));
+    let last = said().lines().last().map(str::to_owned).unwrap_or_default();
+    assert!(last.contains(" open _lock.manifest"), "it did not wait: {last}");
     kill_process(Pid::from_child(&first), Signal::CONT).expect("goes on");
     for share in [first, second] {
         let ended = share.wait_with_output().expect("it ends");

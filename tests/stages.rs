@@ -36,6 +36,7 @@ enum Fault {
     SourceError,
     SourcePanic,
     SourceEnds,
+    SourceLosesRow,
     ModelError,
     ModelPanic,
     SinkError,
@@ -74,8 +75,9 @@ impl Source for FakeSource {
             return Ok(None);
         }
         let position = Position { part: self.next, offset: 0, last: true };
+        let lost = u64::from(self.next == 3 && self.fault == Fault::SourceLosesRow);
         self.next += 1;
-        let values = UInt32Array::from_iter_values(0..ROWS as u32);
+        let values = UInt32Array::from_iter_values(0..(ROWS - lost) as u32);
         let rows = RecordBatch::try_new(schema(), vec![Arc::new(values)]).expect("a batch");
         Ok(Some(RowBatch { position, rows }))
     }
@@ -253,6 +255,14 @@ fn a_source_that_ends_early_is_no_success() {
     let (outcome, parts) = outcome(Fault::SourceEnds);
     assert_eq!(parts, 3);
     outcome.expect_err("17 parts are missing");
+}
+
+#[test]
+fn a_part_that_is_a_row_short_is_not_published() {
+    let (outcome, parts) = outcome(Fault::SourceLosesRow);
+    assert_eq!(parts, 3);
+    let error = outcome.expect_err("a row is missing");
+    assert!(matches!(error, Error::RowCount { expected: 3, found: 2, .. }), "{error}");
 }
 
 #[test]

@@ -172,7 +172,7 @@ MUTANTS = [
      "run", "verify_finds_a_flipped_bit"),
     ("the count of a part's rows", "write.rs",
      "if rows_in != part.rows {", "if rows_in != part.rows && !MUTANT {",
-     "stages", "a_source_that_ends_early"),
+     "stages", "a_part_that_is_a_row_short"),
     # Images that kill.
     ("the journal of rows in flight", "prepare.rs",
      "self.journal.as_ref().map(|journal| journal.enter(id));",
