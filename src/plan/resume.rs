@@ -26,6 +26,9 @@ pub struct Resume {
     pub remaining: Vec<Part>,
     /// Files of parts that the plan does not have, to be removed.
     pub stale: Vec<String>,
+    /// Files that are not the parts that were recorded under their names, to be removed before the
+    /// record is: without it they would be taken for them.
+    impostors: Vec<String>,
     /// The key of every part of the plan.
     pub keys: Vec<String>,
     /// What dead processes were at, to be removed once the manifest knows of it.
@@ -132,7 +135,7 @@ impl Plan {
         // What changed may be what they died of.
         let unchanged = before.as_ref().filter(|_| difference.is_none());
         manifest.killers = unchanged.map_or_else(Vec::new, |found| found.killers.clone());
-        let mut remaining = Vec::new();
+        let (mut remaining, mut impostors) = (Vec::new(), Vec::new());
         for part in &self.parts {
             let (name, key) = (part.file_name(), &keys[part.index]);
             let record = recorded.get(&name).filter(|record| record.about.key == *key);
@@ -155,6 +158,7 @@ impl Plan {
                     notes.push(format!(
                         "{name} is not the one that was recorded, and has to be made again"
                     ));
+                    impostors.push(name);
                 }
                 Found::Part(_) if is_new && !wanted.redo_changed => {
                     let difference = format!("{name} came from another input, model or setting");
@@ -183,6 +187,7 @@ impl Plan {
             manifest,
             remaining,
             stale,
+            impostors,
             keys,
             journals,
             is_changed,
@@ -208,6 +213,9 @@ impl Plan {
         // Before a part: a run killed right after publishing one must find its own folder.
         Manifest::mark_incomplete(dir)?;
         RunReport::remove(dir)?;
+        for name in &resume.impostors {
+            files::remove(&dir.join(name))?;
+        }
         if resume.is_changed {
             resume.manifest.write(dir)?;
         }
