@@ -400,7 +400,7 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "ROWS", default_value_t = default_batch())]
     pub batch: NonZeroUsize,
     /// The most rows that are held in memory, 4 bytes a number. A smaller table is clustered as a
-    /// whole. By default 256 a cluster, at least 65,536, in at most 1 GiB.
+    /// whole. By default 256 a cluster, at least 65,536, in at most 512 MiB.
     #[arg(long, value_name = "ROWS")]
     pub sample: Option<NonZeroUsize>,
     /// Rounds over all rows after the mini-batches; each reads the column once.

@@ -34,7 +34,7 @@ pub struct ClusterSpec {
     #[serde(default = "default_batch")]
     pub batch: NonZeroUsize,
     /// The most rows that are held in memory. By default 256 a cluster, at least 65,536, in at
-    /// most 1 GiB.
+    /// most 512 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<NonZeroUsize>,
     /// Rounds over all rows after the mini-batches, where there are more rows than the sample has.

@@ -28,6 +28,10 @@ const BEGINNINGS: [usize; 2] = [4, 1];
 const MANY: usize = 1024;
 const FEW_ROUNDS: u32 = 10;
 
+/// With more centroids than this, random rows are the beginning, as in FAISS: k-means++ looks at
+/// `k` times as many rows.
+const TOO_MANY: usize = 16_384;
+
 /// The share of inertia that a round has to take away for there to be another.
 const WORTH_IT: f64 = 1e-5;
 
@@ -37,8 +41,8 @@ const SAME: f32 = 1e-6;
 /// Far rows that are remembered for centroids that have none.
 const FAR: usize = 256;
 
-/// Bytes of the default sample.
-const SAMPLE_BYTES: usize = 1 << 30;
+/// Bytes of the default sample. On a CPU LibTorch has a copy.
+const SAMPLE_BYTES: usize = 512 << 20;
 
 /// What training gives.
 pub struct Trained {
@@ -98,7 +102,10 @@ fn fit_sample(
     let some = sample.some((16 * k).max(16_384));
     let mut best: Option<Fit> = None;
     for _ in 0..BEGINNINGS[usize::from(k > MANY)] {
-        let begin = plus_plus(&some, (sample.dim, k), random, device)?;
+        let begin = match k > TOO_MANY {
+            true => Centroids { values: some[..k * sample.dim].to_vec(), dim: sample.dim },
+            false => plus_plus(&some, (sample.dim, k), random, device)?,
+        };
         let fit = lloyd(sample, &x, begin, (FEW_ROUNDS.min(spec.iterations.get()), device))?;
         if best.as_ref().is_none_or(|best| fit.inertia < best.inertia) {
             best = Some(fit);
