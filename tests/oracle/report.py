@@ -33,6 +33,8 @@ def read(path, column):
 def scores(table, column):
     values = table[column].combine_chunks()
     values = values.to_numpy(zero_copy_only=False)
+    if not np.issubdtype(values.dtype, np.floating):
+        values = values.astype(np.float64)
     good = np.isfinite(values.astype(np.float64))
     if "status" in table.column_names:
         good &= np.array([word in ("ok", "success") for word in table["status"].to_pylist()])
@@ -227,7 +229,7 @@ def main():
             assert browser.requests() == [], browser.requests()
             # Nothing is wider than the screen.
             wide = browser.run("[...document.querySelectorAll('main *')].filter(e => "
-                               "e.getBoundingClientRect().right > innerWidth + 1 && "
+                               f"e.getBoundingClientRect().right > {width + 1} && "
                                "!e.closest('.scroll, pre')).map(e => e.outerHTML.slice(0, 200))")
             assert browser.run("document.documentElement.scrollWidth") <= width, (width, wide[:3])
             assert texts(browser, "h1")[0]
