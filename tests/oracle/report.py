@@ -80,6 +80,11 @@ def slider(browser, kept):
         same(number(found[5]), (kept < threshold).sum())
         value = browser.run("document.getElementById('slider').getAttribute('aria-valuetext')")
         assert thresholds[at] in value and found[2] in value, value
+        # The funnel's last step follows.
+        step = texts(browser, "#funnel .steps li:last-child span")
+        whole = number(re.search(r"of ([\d,]+)", texts(browser, "#funnel .lead")[0])[1])
+        same(number(step[-1]), 100 * (kept >= threshold).sum() / whole, 0.0501)
+        same(number(step[-2]), (kept >= threshold).sum())
         # The line stands at the threshold, the thumb beneath it.
         low, high = map(float, data["range"].split())
         x = browser.run("document.getElementById('cut-line').getAttribute('x1')")

@@ -115,7 +115,7 @@ fn funnel(data: &Data, facts: &Facts) -> Markup {
                     }
                     span.track-cell { (chart::part(kept, whole, Some("kept-bar"))) }
                     span.n data-cut="rows" { (count(kept)) }
-                    span.share { (share(kept, whole)) }
+                    span.share data-cut="of-all" { (share(kept, whole)) }
                 }
             }
         }
