@@ -33,6 +33,8 @@ def read(path, column):
 def scores(table, column):
     values = table[column].combine_chunks()
     values = values.to_numpy(zero_copy_only=False)
+    if not np.issubdtype(values.dtype, np.floating):
+        values = values.astype(np.float64)
     good = np.isfinite(values.astype(np.float64))
     if "status" in table.column_names:
         good &= np.array([word in ("ok", "success") for word in table["status"].to_pylist()])
@@ -78,6 +80,11 @@ def slider(browser, kept):
         same(number(found[5]), (kept < threshold).sum())
         value = browser.run("document.getElementById('slider').getAttribute('aria-valuetext')")
         assert thresholds[at] in value and found[2] in value, value
+        # The funnel's last step follows.
+        step = texts(browser, "#funnel .steps li:last-child span")
+        whole = number(re.search(r"of ([\d,]+)", texts(browser, "#funnel .lead")[0])[1])
+        same(number(step[-1]), 100 * (kept >= threshold).sum() / whole, 0.0501)
+        same(number(step[-2]), (kept >= threshold).sum())
         # The line stands at the threshold, the thumb beneath it.
         low, high = map(float, data["range"].split())
         x = browser.run("document.getElementById('cut-line').getAttribute('x1')")
@@ -227,7 +234,7 @@ def main():
             assert browser.requests() == [], browser.requests()
             # Nothing is wider than the screen.
             wide = browser.run("[...document.querySelectorAll('main *')].filter(e => "
-                               "e.getBoundingClientRect().right > innerWidth + 1 && "
+                               f"e.getBoundingClientRect().right > {width + 1} && "
                                "!e.closest('.scroll, pre')).map(e => e.outerHTML.slice(0, 200))")
             assert browser.run("document.documentElement.scrollWidth") <= width, (width, wide[:3])
             assert texts(browser, "h1")[0]

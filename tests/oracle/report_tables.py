@@ -89,7 +89,8 @@ def text(values):
 hostile = {
     "similarity": pa.array(random.random(len(many)).astype(np.float32)),
     "caption": text(many),
-    "image_path": text([b"../../etc/passwd", b"/etc/passwd", b"<img src=x>", b"\xff\x00"] * 40),
+    "image_path": text([[b"../../etc/passwd", b"/etc/passwd", b"<img src=x>", b"\xff\x00"][i % 4]
+                        for i in range(len(many))]),
     "status": ["ok"] * len(many),
     "<b>name</b>": text([raw[i % 7] for i in range(len(many))]),
 }

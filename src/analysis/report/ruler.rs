@@ -33,8 +33,11 @@ impl Ruler {
         if let Some(cut) = cut {
             (low, high) = (low.min(cut), high.max(cut));
         }
-        let span = (high - low).max(low.abs().max(high.abs()) * 1e-6).max(1e-9);
-        let bar = (span / BARS).max(f64::MIN_POSITIVE);
+        if low == high {
+            // All the same: some room around it.
+            high = low + (low.abs() / 10.0).max(0.01);
+        }
+        let bar = ((high - low) / BARS).max(low.abs().max(high.abs()) * 1e-8).max(1e-12);
         let exponent = bar.log10().floor();
         let digit = bar / 10_f64.powf(exponent);
         // Of one more digit: units a threshold, thresholds a bar.
@@ -58,6 +61,11 @@ impl Ruler {
     /// The edges of the bars: one more than there are bars.
     pub fn edges(&self) -> Vec<f64> {
         (0..=self.bars as i64).map(|i| self.at(self.low + i * self.step * self.per_bar)).collect()
+    }
+
+    /// How wide a bar is, written.
+    pub fn width(&self) -> String {
+        format!("{}", self.at(self.step * self.per_bar))
     }
 
     /// Some edges to write at the axis, at most about `most`: round numbers of round bars.

@@ -41,7 +41,9 @@
     clip.setAttribute('x', x + '%');
     clip.setAttribute('width', 100 - x + '%');
     const bar = document.getElementById('kept-bar');
-    if (bar) bar.setAttribute('width', rows ? (100 * kept[at]) / Number(bar.dataset.of) + '%' : '0');
+    const ofAll = (100 * kept[at]) / Math.max(1, Number(bar.dataset.of));
+    bar.setAttribute('width', ofAll + '%');
+    set('of-all', ofAll.toFixed(1) + ' %');
     // How many thresholds a pair reaches was counted with the rows: its side is that of the count,
     // and not of a comparison made anew.
     const under = pairs.filter((pair) => Number(pair.dataset.reaches) <= at);
