@@ -6,11 +6,13 @@ mod doctor;
 mod encoder;
 mod finalize;
 mod inspect;
+pub mod label;
 mod pipeline;
 mod plan;
 mod preflight;
 mod run;
 mod score;
+pub mod search;
 mod table;
 mod try_images;
 mod verify;
@@ -28,6 +30,8 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Score(args) => score::score(&args),
+        Command::Label(args) => label::label(&args),
+        Command::Search(args) => search::search(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Preflight => preflight::preflight(),
         Command::TryImages(args) => try_images::try_images(&args),

@@ -10,9 +10,11 @@
 
 mod budget;
 pub mod decode;
+mod jpeg_out;
 pub mod load;
 pub mod preprocess;
 pub mod resize;
+pub mod thumbnail;
 
 pub use decode::DECODER_BYTES_A_PIXEL;
 pub use load::{ImageLoader, LoadError, PathLoader};

@@ -3,7 +3,9 @@
 //! What is written here is what was asked for. Whether the files exist, the columns fit and
 //! the device is there is found by `plan`.
 
+mod label;
 pub mod layers;
+mod search;
 mod values;
 
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
@@ -12,6 +14,8 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use label::{LabelSpec, label_names};
+pub use search::SearchSpec;
 pub use values::{DeviceSpec, MaxFailed};
 
 /// A pipeline file (TOML).

@@ -18,7 +18,8 @@ pub use rewrite::{Change, NewTable, Written, rewrite};
 pub use vectors::Vectors;
 
 use crate::error::Error;
-use crate::source::{GroupRows, InputFile, no_column, open_inputs};
+pub use crate::source::GroupRows;
+use crate::source::{InputFile, no_column, open_inputs};
 
 /// Parquet files that were opened as one table.
 pub struct Table {
