@@ -157,7 +157,7 @@ fn odd_tables_and_bad_usage_have_a_clear_answer() {
         ("one", &["a cat"], 2, "does not say which model"),
         ("one", &[], 2, "name a text"),
         ("one", &["--like", "0", "--column", "image_embeding"], 2, "did you mean"),
-        ("one", &["--image", "no.png", "--model", &model], 2, "no.png"),
+        ("nulls", &["--image", "no.png", "--model", &model], 2, "no.png"),
         ("mixed", &["--like", "0"], 2, "vectors of 2 and of 3 numbers"),
         ("none_good", &["--like", "0"], 2, "has no vector"),
         ("numbers", &["--like", "0"], 2, "a list of f16, f32 or f64"),
@@ -195,7 +195,8 @@ fn the_page_has_the_pictures_and_hostile_texts_stay_texts() {
     clipmill(args).ok();
     let html = fs::read_to_string(&page).expect("a page");
     assert!(html.contains("image_refused") && html.contains("image_missing"), "{html}");
-    let none = ["search", &hostile, "--like", "2", "--html", &page_text, "--images-root", "no/such"];
+    let none =
+        ["search", &hostile, "--like", "2", "--html", &page_text, "--images-root", "no/such"];
     assert_eq!(clipmill(none).code, 2);
     // The sample's pictures are there, one a result, and nothing else is loaded.
     let out = text(&dir.path().join("out"));
