@@ -9,8 +9,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::plan::MOST_PARTS;
 use crate::spec::{
-    ClusterSpec, DedupSpec, DeviceSpec, MaxFailed, PrecisionSpec, ReportSpec, default_batch,
-    default_distance, default_iterations, default_passes, default_threshold, default_top_words,
+    ClusterSpec, DedupSpec, DeviceSpec, LabelSpec, MaxFailed, PrecisionSpec, ReportSpec,
+    SearchSpec, default_batch, default_distance, default_iterations, default_passes,
+    default_threshold, default_top_words,
 };
 
 /// Score image-text datasets with CLIP: Parquet in, the same rows with embeddings and
@@ -70,6 +71,12 @@ pub enum Command {
     /// Of rows that are alike keep the best: exact, perceptual and semantic duplicates.
     #[command(after_help = DEDUP_EXAMPLE)]
     Dedup(DedupArgs),
+    /// Put a table's rows into classes that are named by texts: zero-shot labels, as columns.
+    #[command(after_help = LABEL_EXAMPLE)]
+    Label(LabelArgs),
+    /// Find the rows of a table that are nearest to a text, an image or another row.
+    #[command(after_help = SEARCH_EXAMPLE)]
+    Search(SearchArgs),
     /// Show what this machine offers: LibTorch, CUDA, CPU features; and what is wrong with it.
     #[command(after_help = DOCTOR_EXAMPLE)]
     Doctor(DoctorArgs),
@@ -149,6 +156,22 @@ Examples:
 --exact and --perceptual need columns that a run makes: under [columns],
   image_sha256 = \"image_sha256\"
   image_phash  = \"image_phash\"";
+
+const LABEL_EXAMPLE: &str = "\
+Examples:
+  clipmill label out/sample out/labelled --labels labels.txt
+  clipmill label out/sample out/labelled --labels labels.txt --template 'a photo of a {}' \
+    --template 'a drawing of a {}'
+  clipmill label scored labelled --labels imagenet.txt --imagenet-templates --name class";
+
+const SEARCH_EXAMPLE: &str = "\
+Examples:
+  clipmill search out/sample 'a red apple' 'a cat'
+  clipmill search out/sample --image apple.png --top 50 --html apples.html
+  clipmill search out/sample --like 17 --json | jq '.queries[0].hits'
+
+The first search puts the vectors into a file beside the table (_vectors-COLUMN.bin in a folder), the
+next ones read that alone. It is made again when the table changes, and can be removed.";
 
 const DOCTOR_EXAMPLE: &str = "\
 Example:
@@ -296,6 +319,117 @@ impl ScoreArgs {
     /// The model's folder. The sample's knows emoji and nothing else.
     pub fn model_dir(&self) -> &Path {
         self.model.model.as_deref().unwrap_or(Path::new("sample_data/model"))
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct LabelArgs {
+    /// A run's output folder, or any Parquet with an embedding column: a file, a folder or a
+    /// quoted glob.
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The output folder: the same rows and columns, and the labels after them.
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// A text file of class names, one a line.
+    #[arg(long, value_name = "FILE")]
+    pub labels: PathBuf,
+    /// A text with {} where the class's name goes; give it again for more. A class is the mean of
+    /// the embeddings of all its texts. By default one: 'a photo of a {}'.
+    #[arg(long, value_name = "TEXT")]
+    pub template: Vec<String>,
+    /// OpenAI's 80 templates for ImageNet, after those that are given: 3.5 points of accuracy there
+    /// over one, as its paper has it, for 80 texts a class.
+    #[arg(long)]
+    pub imagenet_templates: bool,
+    /// Classes a row in the lists of labels and probabilities; with 1 there are no lists.
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(5).expect("5 is not 0"))]
+    pub top: NonZeroUsize,
+    /// The embeddings that are labelled. By default image_embedding.
+    #[arg(long, value_name = "COLUMN")]
+    pub column: Option<String>,
+    /// What the new columns are called: NAME, NAME_probability, NAMEs and NAME_probabilities.
+    #[arg(long, value_name = "NAME", default_value = "label")]
+    pub name: String,
+    /// Replace an output of other settings.
+    #[arg(long)]
+    pub overwrite: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+impl LabelArgs {
+    /// The same as settings.
+    pub fn spec(&self) -> LabelSpec {
+        LabelSpec {
+            templates: self.template.clone(),
+            imagenet_templates: self.imagenet_templates,
+            top: self.top.get(),
+            column: self.column.clone(),
+            name: self.name.clone(),
+            overwrite: self.overwrite,
+            ..LabelSpec::new(self.output.clone(), self.labels.clone())
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// A run's output folder, or any Parquet with an embedding column: a file, a folder or a
+    /// quoted glob.
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// What to search for. Several texts are searched in one pass.
+    #[arg(value_name = "TEXT")]
+    pub queries: Vec<String>,
+    /// An image file to search for; give it again for more.
+    #[arg(long, value_name = "FILE")]
+    pub image: Vec<PathBuf>,
+    /// A row of the table, counted from 0, to search the like of; it is not a result itself. No
+    /// model is needed for it.
+    #[arg(long, value_name = "ROW")]
+    pub like: Vec<u64>,
+    /// Results a query.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+    /// The column that is searched: a list of f16, f32 or f64. By default image_embedding.
+    #[arg(long, value_name = "COLUMN")]
+    pub column: Option<String>,
+    /// Write a page with the images of what was found: one HTML file that needs nothing else.
+    #[arg(long, value_name = "FILE.html")]
+    pub html: Option<PathBuf>,
+    /// The folder that the table's image paths start in, for --html. By default that of the run
+    /// that made the table.
+    #[arg(long, value_name = "DIR")]
+    pub images_root: Option<PathBuf>,
+    /// Read the table each time, and put no file of vectors beside it.
+    #[arg(long)]
+    pub no_cache: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// As one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl SearchArgs {
+    /// The same as settings.
+    pub fn spec(&self) -> SearchSpec {
+        SearchSpec {
+            queries: self.queries.clone(),
+            images: self.image.clone(),
+            like: self.like.clone(),
+            top: self.top,
+            column: self.column.clone(),
+            html: self.html.clone(),
+            images_root: self.images_root.clone(),
+            cache: !self.no_cache,
+        }
+    }
+
+    /// Whether anything is asked for.
+    pub fn asks(&self) -> bool {
+        !(self.queries.is_empty() && self.image.is_empty() && self.like.is_empty())
     }
 }
 

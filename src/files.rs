@@ -6,12 +6,14 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use tempfile::NamedTempFile;
 
+use crate::digest;
 use crate::error::Error;
 
 /// Nobody else's files end so, and what does may be removed.
@@ -37,6 +39,58 @@ pub fn publish(file: File, path: &Path) -> Result<(), Error> {
     fs::rename(&temporary, path).map_err(Error::io("rename into place", path))?;
     // Without this the rename itself can be lost with the power.
     sync_folder(folder_of(path))
+}
+
+/// A file of any size that several processes may make at once: each writes under a name of its own,
+/// and the last one stays. What is not published is removed, after a kill by the next who comes.
+pub struct Draft(NamedTempFile);
+
+impl Draft {
+    /// Begins a file that will be `path`.
+    pub fn new(path: &Path) -> Result<Self, Error> {
+        let dir = folder_of(path);
+        let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
+        remove_dead_drafts(dir, &prefix);
+        let mut builder = tempfile::Builder::new();
+        let builder = builder.prefix(&prefix).suffix(TEMPORARY);
+        let builder = builder.permissions(fs::Permissions::from_mode(0o666));
+        let file = builder.tempfile_in(dir).map_err(Error::io("write to", dir))?;
+        // Without it the draft could be taken for a dead one: some file systems have no locks.
+        let _ = flock(file.as_file(), FlockOperation::NonBlockingLockExclusive);
+        Ok(Self(file))
+    }
+
+    pub fn file(&self) -> &File {
+        self.0.as_file()
+    }
+
+    /// Where it is for now.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Makes the file visible, whole.
+    pub fn publish(self, path: &Path) -> Result<(), Error> {
+        let draft = self.path().to_owned();
+        self.file().sync_all().map_err(Error::io("flush to disk", &draft))?;
+        let renamed = self.0.persist(path).map_err(|error| error.error);
+        renamed.map_err(Error::io("rename into place", &draft))?;
+        sync_folder(folder_of(path))
+    }
+}
+
+/// Removes drafts of a file that nobody writes any more. It is no matter if that fails.
+fn remove_dead_drafts(dir: &Path, prefix: &str) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(prefix) && is_temporary(&name) {
+            let is_dead = File::open(entry.path())
+                .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
+            if is_dead {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
 }
 
 /// Removes a file that others go by, for good. One that is not there is removed already.
@@ -69,8 +123,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     publish(file, path)
 }
 
-/// Removes what killed processes left under temporary names in a folder, and the locks of single
-/// parts. Only for who holds the lock of the whole folder.
+/// Removes what killed processes left under temporary names in a folder, the locks of single parts,
+/// and what was made to search the data that are about to change. Only for who holds the lock of the whole folder.
 pub fn remove_leftovers(dir: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
         let entry = entry.map_err(Error::io("list", dir))?;
@@ -169,10 +223,28 @@ fn write_holder(file: File, holder: &str, path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Whether a file in an output folder is a lock or a killed run's temporary: neither data nor
-/// a sign that the folder is somebody else's.
+/// Whether a file in an output folder is a lock, a killed run's temporary or made from the data to
+/// search it: neither data nor a sign that the folder is somebody else's.
 pub fn is_housekeeping(name: &str) -> bool {
-    name == LOCK || name.starts_with("_lock.") || is_temporary(name)
+    name == LOCK || name.starts_with("_lock.") || is_temporary(name) || is_vectors(name)
+}
+
+const VECTORS: (&str, &str) = ("_vectors-", ".bin");
+
+/// The name of the file that `search` keeps the vectors of something in. The underscore keeps it
+/// out of data globs.
+pub fn vectors_name(of: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c);
+    let mut name: String = of.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    if name != of || name.len() > 180 {
+        name.truncate(160);
+        name += &format!("-{}", &digest::of_bytes(of.as_bytes())[..16]);
+    }
+    format!("{}{name}{}", VECTORS.0, VECTORS.1)
+}
+
+fn is_vectors(name: &str) -> bool {
+    name.starts_with(VECTORS.0) && name.ends_with(VECTORS.1)
 }
 
 /// Makes sure that files can be made in a folder (or that the folder can be made), and leaves no
@@ -227,6 +299,29 @@ mod tests {
         remove_leftovers(dir.path()).expect("removed");
         drop(whole);
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_draft_is_whole_or_gone_and_a_dead_one_is_removed_by_the_next() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let path = dir.path().join(vectors_name("a column"));
+        let dead = dir.path().join(format!(
+            ".{}.x{TEMPORARY}",
+            path.file_name().expect("it has a name").to_string_lossy()
+        ));
+        fs::write(&dead, "half").expect("written");
+        let (first, second) = (Draft::new(&path).expect("a file"), Draft::new(&path).expect("too"));
+        assert!(!dead.exists() && first.path().exists() && !path.exists());
+        first.file().write_all_at(b"first", 0).expect("written");
+        drop(second);
+        first.publish(&path).expect("published");
+        assert_eq!(fs::read(&path).expect("there"), b"first");
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
+        assert!(
+            is_housekeeping(&vectors_name("a/b")) && vectors_name("a/b") != vectors_name("a_b")
+        );
+        assert!(!is_housekeeping("_vectors.txt"));
+        assert!(vectors_name(&"x".repeat(400)).len() < 255);
     }
 
     #[test]

@@ -6,11 +6,14 @@
 mod bins;
 pub mod cluster;
 pub mod dedup;
+pub mod dots;
 pub mod inspect;
+pub mod label;
 mod lowest;
 mod random;
 mod reasons;
 pub mod report;
+pub mod search;
 mod strings;
 pub mod summary;
 mod unit;

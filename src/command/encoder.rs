@@ -27,6 +27,7 @@ pub struct Encoder {
     max_bytes: u64,
     tokenizer: Tokenizer,
     model: Box<dyn DualEncoder>,
+    weights_sha256: Option<String>,
 }
 
 /// What a table says of the run that made its embeddings.
@@ -51,7 +52,8 @@ impl Encoder {
     /// `Setting` where neither is there, or where the weights are not those that made the table.
     pub fn of_table(table: &Table, args: &ModelArgs, towers: Towers) -> Result<Self, Error> {
         let made_by = MadeBy::read(table);
-        let Some(dir) = args.model.as_ref().or(made_by.dir.as_ref()) else {
+        let made_by_dir = made_by.dir.clone();
+        let Some(dir) = args.model.as_ref().or(made_by_dir.as_ref()) else {
             let problem = "the table does not say which model made its embeddings: name its folder";
             return Err(Error::Setting { key: "--model".into(), problem: problem.into() });
         };
@@ -70,7 +72,8 @@ impl Encoder {
             );
             return Err(Error::Setting { key: "--model".into(), problem });
         }
-        Self::load(&files, dir, args, towers, &made_by)
+        let weights = Some(files.weights_sha256()?);
+        Self::load(&files, dir, args, towers, &MadeBy { weights, ..made_by })
     }
 
     fn load(
@@ -85,7 +88,8 @@ impl Encoder {
         let placement = device::resolve(args.device, args.precision)?.placement;
         let model = Box::new(files.load(towers, preprocess.scale(), placement)?);
         let max_bytes = made_by.preprocess.max_bytes;
-        Ok(Self { preprocess, max_bytes, tokenizer, model })
+        let weights_sha256 = made_by.weights.clone();
+        Ok(Self { preprocess, max_bytes, tokenizer, model, weights_sha256 })
     }
 
     /// Embeds texts, each to unit length, in their order. `what` names them in an error.
@@ -128,6 +132,11 @@ impl Encoder {
         self.model.logit_scale()
     }
 
+    /// The digest of the weights, where the model was opened for a table.
+    pub fn weights_sha256(&self) -> Option<&str> {
+        self.weights_sha256.as_deref()
+    }
+
     /// Length of an embedding.
     pub fn dim(&self) -> usize {
         self.model.embedding_dim()
@@ -145,8 +154,7 @@ impl MadeBy {
             .and_then(|text| serde_json::from_str(text).ok())
             .unwrap_or_default();
         let text = |key: &str| model[key].as_str().map(str::to_owned);
-        let pipeline = value("clipmill.pipeline").and_then(|text| text.parse::<toml::Table>().ok());
-        let pipeline = pipeline.unwrap_or_default();
+        let pipeline = pipeline_of(table);
         Self {
             dir: text("dir").map(PathBuf::from),
             weights: text("weights_sha256"),
@@ -154,6 +162,14 @@ impl MadeBy {
             caption: section(&pipeline, "caption"),
         }
     }
+}
+
+/// The pipeline that made a table, as its metadata has it; empty where there is none.
+pub fn pipeline_of(table: &Table) -> toml::Table {
+    let mut pairs = table.files()[0].made_by.iter();
+    let pair = pairs.find(|pair| pair.key == "clipmill.pipeline");
+    let text = pair.and_then(|pair| pair.value.as_deref());
+    text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 fn section<T: for<'de> Deserialize<'de> + Default>(pipeline: &toml::Table, name: &str) -> T {

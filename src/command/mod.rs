@@ -8,12 +8,14 @@ mod doctor;
 mod encoder;
 mod finalize;
 mod inspect;
+pub mod label;
 mod pipeline;
 mod plan;
 mod preflight;
 mod report;
 mod run;
 mod score;
+pub mod search;
 mod steps;
 mod table;
 mod try_images;
@@ -41,6 +43,8 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
         Command::Report(args) => report::report(&args),
         Command::Cluster(args) => cluster::cluster(&args),
         Command::Dedup(args) => dedup::dedup(&args),
+        Command::Label(args) => label::label(&args),
+        Command::Search(args) => search::search(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Preflight => preflight::preflight(),
         Command::TryImages(args) => try_images::try_images(&args),

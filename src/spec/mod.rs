@@ -6,8 +6,10 @@
 mod cluster;
 mod declared;
 mod dedup;
+mod label;
 pub mod layers;
 mod report;
+mod search;
 mod values;
 
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
@@ -21,7 +23,9 @@ pub use cluster::{
 };
 pub use declared::{DeclaredColumn, Names};
 pub use dedup::{DedupSpec, default_distance, default_threshold};
+pub use label::{LabelSpec, label_names};
 pub use report::ReportSpec;
+pub use search::SearchSpec;
 pub use values::{DeviceSpec, MaxFailed};
 
 /// A pipeline file (TOML).

@@ -16,7 +16,8 @@ use rayon::prelude::*;
 pub use rewrite::{Change, NewTable, Written, made, rewrite};
 
 use crate::error::Error;
-use crate::source::{GroupRows, InputFile, no_column, open_inputs};
+pub use crate::source::GroupRows;
+use crate::source::{InputFile, no_column, open_inputs};
 pub use crate::vectors::Vectors;
 use crate::vectors::is_vector;
 

@@ -233,6 +233,37 @@ class Bench:
         run = Run(captions(rows), {"status": "status"}, root=ROOT)
         self.alone("overhead, microseconds a row", run, lambda s: s / rows * 1e6)
 
+    def search(self):
+        """A million vectors, warm: whole processes against numpy that has them in f32 in memory,
+        which is twice the memory and none of the start."""
+        import numpy as np
+
+        rows, dim = 1_000_000, 512
+        table, plain = vectors(rows, dim)
+        command = [CLIPMILL, "search", table, "--column", "vector", "--json"]
+        values = np.load(plain).astype(np.float32)
+
+        def own(n):
+            likes = [word for row in range(n) for word in ("--like", str(row * 997))]
+            started = time.perf_counter()
+            subprocess.run([*command, *likes], check=True, capture_output=True)
+            return time.perf_counter() - started
+
+        def numpy(n):
+            started = time.perf_counter()
+            scores = values @ values[np.arange(n) * 997].T
+            np.argpartition(-scores, 11, axis=0)
+            return time.perf_counter() - started
+
+        own(1)
+        for n in [1, 16]:
+            times = [(own(n), numpy(n)) for _ in range(self.rounds)]
+            ours, theirs = (statistics.median(each) for each in zip(*times))
+            ratios = [mine / other for mine, other in times]
+            self.say(f"- search, {rows} rows of {dim} f16, queries {n}: {ours:.3f} s a process, "
+                     f"numpy matmul in f32 {theirs:.3f} s; time ratio "
+                     f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
     def alone(self, what, run, of_seconds):
         values = [of_seconds(run.seconds()) for _ in range(self.rounds)]
         self.say(f"- {what}: {statistics.median(values):.2f} "
@@ -248,6 +279,33 @@ class Bench:
             self.say(f"- {rows} rows of the sample, {rows / seconds:.0f} rows/s: peak memory "
                      f"{peaks[-1] / 2**20:.0f} MiB")
         self.say(f"- peak memory, many rows to few: {peaks[1] / peaks[0]:.3f}")
+
+
+def vectors(rows, dim):
+    """A table of f16 vectors of unit length, and the same as numpy has them."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = WORK / f"vectors-{rows}" / "vectors.parquet"
+    plain = path.with_suffix(".npy")
+    if not plain.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng, block = np.random.default_rng(1), 50_000
+        schema = pa.schema([("vector", pa.list_(pa.float16(), dim))])
+        made = plain.with_suffix(".tmp")
+        kept = np.lib.format.open_memmap(made, "w+", np.float16, (rows, dim))
+        with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
+            for start in range(0, rows, block):
+                values = rng.standard_normal((block, dim), dtype=np.float32)
+                values /= np.linalg.norm(values, axis=1, keepdims=True)
+                kept[start:start + block] = values
+                flat = pa.array(kept[start:start + block].reshape(-1))
+                array = pa.FixedSizeListArray.from_arrays(flat, dim)
+                writer.write_table(pa.table({"vector": array}), row_group_size=block)
+        kept.flush()
+        made.rename(plain)
+    return path.parent, plain
 
 
 def repeated(data, times):
@@ -309,7 +367,7 @@ QUICK = [*TABLE, "feed", "start", "overhead"]
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--only", help=f"some of {', '.join(QUICK)}, memory")
+    parser.add_argument("--only", help=f"some of {', '.join(QUICK)}, search, memory")
     args = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     make_model()
@@ -317,7 +375,7 @@ def main():
     about = json.loads((bench.data / "about.json").read_text())
     bench.say(f"{machine()}; {bench.rounds} rounds; photos of {about['megapixels']:.3f} "
               f"megapixels and {about['kilobytes']:.0f} kB on average, ViT-B/32")
-    sections = args.only.split(",") if args.only else QUICK + ["memory"] * args.full
+    sections = args.only.split(",") if args.only else QUICK + ["search", "memory"] * args.full
     tabular = [section for section in sections if section in TABLE]
     if tabular:
         bench.header()
