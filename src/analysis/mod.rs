@@ -2,5 +2,6 @@
 //!
 //! It reads Parquet and computes; it starts no model and writes no parts.
 
+pub mod filter;
 pub mod inspect;
 pub mod summary;

@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod doctor;
+mod filter;
 mod finalize;
 mod inspect;
 mod pipeline;
@@ -25,6 +26,7 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
         Command::Check(args) => check::check(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Filter(args) => filter::filter(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Score(args) => score::score(&args),
         Command::Doctor(args) => doctor::doctor(&args),

@@ -3,6 +3,7 @@
 //! What is written here is what was asked for. Whether the files exist, the columns fit and
 //! the device is there is found by `plan`.
 
+pub mod filter;
 pub mod layers;
 mod values;
 
