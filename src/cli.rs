@@ -8,6 +8,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 
 use crate::plan::MOST_PARTS;
+use crate::spec::filter::Preset;
 use crate::spec::{
     ClusterSpec, DedupSpec, DeviceSpec, LabelSpec, MaxFailed, PrecisionSpec, ReportSpec,
     SearchSpec, default_batch, default_distance, default_iterations, default_passes,
@@ -56,6 +57,9 @@ pub enum Command {
     /// Summarise a Parquet file or a run's output: statuses, nulls, quantiles, rows, provenance.
     #[command(after_help = INSPECT_EXAMPLE)]
     Inspect(InspectArgs),
+    /// Keep the rows of a scored table that rules keep, and say how many each rule cost.
+    #[command(after_help = FILTER_EXAMPLE)]
+    Filter(FilterArgs),
     /// Check every part of an output against its recorded digest.
     #[command(after_help = VERIFY_EXAMPLE)]
     Verify(VerifyArgs),
@@ -119,6 +123,16 @@ const INSPECT_EXAMPLE: &str = "\
 Examples:
   clipmill inspect out/sample
   clipmill inspect out/sample/part-00000.parquet --rows 20";
+
+const FILTER_EXAMPLE: &str = "\
+Examples:
+  clipmill filter out/sample kept --where 'similarity >= 0.28 and image_width >= 200'
+  clipmill filter out/sample best --keep-top 0.3 --rejected rest
+  clipmill filter 'datacomp/*.parquet' basic --preset datacomp-basic --uids basic.npy
+  clipmill filter out/sample kept --where 'similarity > 0.2' --json | jq .funnel
+
+A row is kept if every rule keeps it. Rows that failed are left out first, and counted by status.
+Asked for again, nothing is done; interrupted, the same command starts again.";
 
 const VERIFY_EXAMPLE: &str = "\
 Example:
@@ -290,6 +304,53 @@ pub struct InspectArgs {
     /// How many sample rows to show.
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub rows: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct FilterArgs {
+    /// A run's output folder, or any Parquet file, folder of them or quoted glob.
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The folder for the kept rows: all columns, in their order.
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// Keep rows for which this is true: SQL over the columns of one row, as polars reads it. A
+    /// null is not true.
+    #[arg(long = "where", value_name = "SQL")]
+    pub condition: Option<String>,
+    /// Keep this share of the usable rows (not failed, with a score), those that score highest: at
+    /// least that many, and those that tie with the last. Exact, over all files: every score is
+    /// held, 8 bytes a row.
+    #[arg(long, value_name = "F", conflicts_with = "keep_quantile")]
+    pub keep_top: Option<f64>,
+    /// Keep rows that score at least this quantile of the usable rows' scores, as numpy.quantile
+    /// has it: 0.7 keeps about the best 30 %.
+    #[arg(long, value_name = "Q")]
+    pub keep_quantile: Option<f64>,
+    /// The column of scores. By default the one that the run made, else `similarity`.
+    #[arg(long, value_name = "COLUMN")]
+    pub score: Option<String>,
+    /// The rules of a published dataset: datacomp-basic, datacomp-clip-b32-threshold (0.25),
+    /// datacomp-clip-l14-30 (the best 30 %; b32 and other whole percentages too), laion-400m or
+    /// laion-5b-en. DataComp's keep what its apply_filter.py keeps.
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<Preset>,
+    /// The column that holds something, where it is not a usual one: uid, caption, width, height,
+    /// language or image_bytes. Give it again for more.
+    #[arg(long = "column", value_name = "WHAT=NAME")]
+    pub columns: Vec<String>,
+    /// A folder for the other rows, with a column `rejected_by` that names the rule.
+    #[arg(long, value_name = "DIR")]
+    pub rejected: Option<PathBuf>,
+    /// A file for the uids of the kept rows, sorted, as DataComp's resharder reads them.
+    #[arg(long, value_name = "FILE.npy")]
+    pub uids: Option<PathBuf>,
+    /// Replace what other settings left in OUT and in the folder of rejected rows.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// As one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

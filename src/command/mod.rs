@@ -6,6 +6,7 @@ mod completions;
 mod dedup;
 mod doctor;
 mod encoder;
+mod filter;
 mod finalize;
 mod inspect;
 pub mod label;
@@ -38,6 +39,7 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
         Command::Check(args) => check::check(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Filter(args) => filter::filter(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Score(args) => score::score(&args),
         Command::Report(args) => report::report(&args),

@@ -3,9 +3,11 @@
 //!
 //! A sink knows nothing of the columns' meaning; `columns` has filled them.
 
+mod groups;
 mod parquet;
 mod seal;
 
+pub use groups::{EncodedColumn, GroupsFile};
 pub use parquet::{ParquetSink, PartOptions, ROW_GROUP_BYTES, read_published};
 
 use ::parquet::file::metadata::KeyValue;

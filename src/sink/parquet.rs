@@ -25,7 +25,7 @@ use crate::travel::travel_writer;
 pub const ROW_GROUP_BYTES: usize = 64 << 20;
 
 /// The key under which a part says what it is.
-const ABOUT_KEY: &str = "clipmill.part";
+pub(super) const ABOUT_KEY: &str = "clipmill.part";
 
 /// What every part of a run has in common.
 #[derive(Debug, Clone)]
@@ -143,7 +143,7 @@ impl Drop for ParquetSink {
     }
 }
 
-fn properties(schema: &SchemaRef) -> WriterProperties {
+pub(super) fn properties(schema: &SchemaRef) -> WriterProperties {
     let zstd = ZstdLevel::try_new(3).expect("3 is a zstd level");
     // Page-level statistics are what the page index holds.
     let mut builder = WriterProperties::builder()
@@ -166,7 +166,7 @@ fn properties(schema: &SchemaRef) -> WriterProperties {
     builder.build()
 }
 
-fn write_error(path: &Path, error: parquet::errors::ParquetError) -> Error {
+pub(super) fn write_error(path: &Path, error: parquet::errors::ParquetError) -> Error {
     use parquet::errors::ParquetError;
     let source = match error {
         ParquetError::External(cause) => match cause.downcast::<std::io::Error>() {

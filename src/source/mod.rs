@@ -16,7 +16,7 @@ mod watched;
 pub use input::{InputFile, check_magic, find_files};
 pub use inputs::{nearest, no_column, open_inputs};
 pub use parquet::{BATCH_BYTES, ParquetSource};
-pub use rows::GroupRows;
+pub use rows::{GroupRows, Pages};
 
 use crate::batch::RowBatch;
 use crate::error::Error;

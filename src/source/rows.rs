@@ -9,6 +9,10 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use parquet::basic::Encoding;
+use parquet::column::page::Page;
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::input::{InputFile, Opened, guarded};
 use super::pages::check_group;
@@ -34,12 +38,7 @@ impl InputFile {
         let file = opened.file.clone();
         let builder = opened.reader(path)?;
         let footer = builder.metadata().clone();
-        if footer.row_groups().get(group).map(|group| group.num_rows())
-            != self.groups.get(group).map(|rows| *rows as i64)
-        {
-            let problem = "it was written anew while it was read: start again".into();
-            return Err(Error::Parquet { path: path.clone(), source: problem });
-        }
+        self.check_group(&footer, group)?;
         let check = || check_group(&Arc::new(file.clone()), &footer, group, BATCH_BYTES);
         guarded(path, check).map_err(|error| file.explain(path, error))?;
         let mask = match columns {
@@ -54,6 +53,59 @@ impl InputFile {
             builder.with_row_groups(vec![group]).with_projection(mask).with_batch_size(BATCH_ROWS);
         let reader = guarded(path, || builder.build())?;
         Ok(GroupRows { path: path.clone(), file, reader })
+    }
+
+    /// Per leaf column, whether every page of it holds plain values and their levels, no
+    /// dictionary.
+    pub fn plain_leaves(&self) -> Result<Vec<bool>, Error> {
+        let footer = Opened::new(&self.path)?.footer;
+        let mut plain = vec![true; footer.file_metadata().schema_descr().num_columns()];
+        for group in footer.row_groups() {
+            for (plain, column) in plain.iter_mut().zip(group.columns()) {
+                let known = [Encoding::PLAIN, Encoding::RLE];
+                *plain &= column.dictionary_page_offset().is_none()
+                    && column.encodings().all(|encoding| known.contains(&encoding));
+            }
+        }
+        Ok(plain)
+    }
+
+    /// The pages of a leaf column in a row group, decompressed, in order.
+    pub fn pages(&self, group: usize, leaf: usize) -> Result<Pages, Error> {
+        let path = &self.path;
+        let opened = Opened::new(path)?;
+        self.check_group(&opened.footer, group)?;
+        let group = opened.footer.row_group(group);
+        let (file, rows) = (opened.file, group.num_rows().max(0) as usize);
+        let shared = Arc::new(file.clone());
+        let new = || SerializedPageReader::new(shared, group.column(leaf), rows, None);
+        let reader = guarded(path, new).map_err(|error| file.explain(path, error))?;
+        Ok(Pages { path: path.clone(), file, reader })
+    }
+
+    fn check_group(&self, footer: &ParquetMetaData, group: usize) -> Result<(), Error> {
+        let found = footer.row_groups().get(group).map(|group| group.num_rows());
+        if found == self.groups.get(group).map(|rows| *rows as i64) {
+            return Ok(());
+        }
+        let problem = "it was written anew while it was read: start again".into();
+        Err(Error::Parquet { path: self.path.clone(), source: problem })
+    }
+}
+
+/// The pages of a column chunk.
+pub struct Pages {
+    path: PathBuf,
+    file: WatchedFile,
+    reader: SerializedPageReader<WatchedFile>,
+}
+
+impl Iterator for Pages {
+    type Item = Result<Page, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let read = guarded(&self.path, || self.reader.next().transpose());
+        read.map_err(|error| self.file.explain(&self.path, error)).transpose()
     }
 }
 

@@ -6,6 +6,7 @@
 mod cluster;
 mod declared;
 mod dedup;
+pub mod filter;
 mod label;
 pub mod layers;
 mod report;

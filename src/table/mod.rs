@@ -4,6 +4,8 @@
 //! for. Rows are numbered from 0 over all files, in their order. No model is known here, and
 //! nothing is decided about rows.
 
+mod copy;
+mod lists;
 mod rewrite;
 
 use std::path::Path;
@@ -13,7 +15,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 
-pub use rewrite::{Change, NewTable, Written, made, rewrite};
+pub use rewrite::{Change, NewTable, Written, made, rewrite, rewrite_seeing};
 
 use crate::error::Error;
 pub use crate::source::GroupRows;
@@ -77,6 +79,19 @@ impl Table {
     /// `NoColumn`, with the nearest name.
     pub fn field(&self, column: &str) -> Result<&Field, Error> {
         self.find(column).ok_or_else(|| no_column(&self.files[0], column))
+    }
+
+    /// The score columns that the run which made the table says it made; none, where it says
+    /// nothing.
+    pub fn made_scores(&self) -> Vec<String> {
+        let mut pairs = self.files[0].made_by.iter();
+        let pipeline = pairs.find(|pair| pair.key == "clipmill.pipeline");
+        let text = pipeline.and_then(|pair| pair.value.as_deref()).unwrap_or_default();
+        let parsed = text.parse::<toml::Table>().unwrap_or_default();
+        let columns = parsed.get("columns").and_then(toml::Value::as_table);
+        let is_score = |kind: &toml::Value| matches!(kind.as_str(), Some("cosine" | "clip_score"));
+        let scores = columns.into_iter().flatten().filter(|(_, kind)| is_score(kind));
+        scores.map(|(name, _)| name.clone()).collect()
     }
 
     /// A column that may be there.

@@ -1,5 +1,8 @@
 //! A table written anew, rows left out and columns added, into a folder of its own.
 //!
+//! What is decided about rows is decided in order; what they are copied with (`copy`) is done for
+//! several row groups at once, and gives the same bytes however many there are.
+//!
 //! The folder is published as a run's is: parts whole or absent, `_SUCCESS` when all are there,
 //! one writer at a time. `_made.json` says what was asked for, from which files; asked for again,
 //! nothing is done. What becomes of a row is the caller's to say.
@@ -8,24 +11,26 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, new_empty_array};
+use arrow::compute::concat;
+use arrow::datatypes::{FieldRef, Schema};
+use parquet::arrow::arrow_writer::ArrowRowGroupWriterFactory;
 use parquet::file::metadata::KeyValue;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Table;
+use super::copy::{Block, Copier, Decided, OpenGroup, Task, arrow_error};
 use crate::error::Error;
 use crate::files::{self, Lock};
 use crate::manifest::{Manifest, SUCCESS};
-use crate::sink::{ParquetSink, PartOptions, Published, Sink};
+use crate::sink::{GroupsFile, PartOptions, Published, ROW_GROUP_BYTES};
 use crate::travel::travel_schema;
 
 /// The file that says how a folder came about.
 const FILE_NAME: &str = "_made.json";
 
-/// The most rows in a part.
+/// A part of so many rows is closed.
 const PART_ROWS: usize = 262_144;
 
 /// What is to be written.
@@ -78,15 +83,30 @@ pub fn made(table: &Table, new: &NewTable<'_>) -> Result<Option<Written>, Error>
     found(new, &asked_for(table, new))
 }
 
+/// [`rewrite_seeing`] for a `change` that looks at every column.
+pub fn rewrite(
+    table: &Table,
+    new: &NewTable<'_>,
+    change: impl FnMut(u64, &RecordBatch) -> Result<Change, Error>,
+    summary: impl FnOnce() -> Value,
+) -> Result<Written, Error> {
+    rewrite_seeing(table, new, None, change, summary)
+}
+
 /// Writes `table` anew, its rows in their order. `change` is called for each batch, in order, with
-/// the number of its first row; `summary` at the end.
+/// the number of its first row; it sees the columns `sees` alone, in the file's order (all, where
+/// there is no list). `summary` is called at the end.
+///
+/// Held: what `change` sees of, and what is kept of, as many row groups as take 512 MiB, at least
+/// one and at most two a thread; and an output row group, 64 MiB.
 ///
 /// # Errors
 /// `OutputExists` for a folder that holds anything else, or was made by other settings and may not
 /// be overwritten; `Locked`; what reading and writing give.
-pub fn rewrite(
+pub fn rewrite_seeing(
     table: &Table,
     new: &NewTable<'_>,
+    sees: Option<&[&str]>,
     mut change: impl FnMut(u64, &RecordBatch) -> Result<Change, Error>,
     summary: impl FnOnce() -> Value,
 ) -> Result<Written, Error> {
@@ -101,13 +121,15 @@ pub fn rewrite(
     }
     Manifest::mark_incomplete(new.dir)?;
     files::replace(&new.dir.join(FILE_NAME), &json(&written))?;
-    let mut writer = Writer::new(table, new)?;
-    for piece in table.pieces() {
-        let mut row = piece.start;
-        for batch in table.read(piece, None)? {
-            let batch = batch?;
-            writer.write(&batch, change(row, &batch)?)?;
-            row += batch.num_rows() as u64;
+    let copier = Copier::new(table, &new.added, sees)?;
+    let mut writer = Writer::new(table, new, &copier)?;
+    for tasks in copier.windows() {
+        let mut decided = Vec::with_capacity(tasks.len());
+        for (task, seen) in tasks.iter().zip(copier.see(tasks)) {
+            decided.push(decide(task, seen?, new, &mut change)?);
+        }
+        for block in copier.copy(tasks, decided) {
+            writer.write(block?)?;
         }
     }
     (written.rows_out, written.parts) = writer.finish()?;
@@ -116,6 +138,37 @@ pub fn rewrite(
     files::replace(&new.dir.join(FILE_NAME), &json(&written))?;
     Manifest::mark_complete(new.dir)?;
     Ok(written)
+}
+
+/// Asks what becomes of the rows of a task.
+fn decide(
+    task: &Task,
+    seen: Vec<RecordBatch>,
+    new: &NewTable<'_>,
+    change: &mut impl FnMut(u64, &RecordBatch) -> Result<Change, Error>,
+) -> Result<Decided, Error> {
+    let mut row = task.start();
+    let mut keep = Vec::new();
+    let mut added = vec![Vec::new(); new.added.len()];
+    for batch in seen {
+        let found = change(row, &batch)?;
+        row += batch.num_rows() as u64;
+        match found.keep {
+            Some(kept) => keep.extend(kept.iter().map(|kept| kept == Some(true))),
+            None => keep.resize(keep.len() + batch.num_rows(), true),
+        }
+        added.iter_mut().zip(found.added).for_each(|(all, array)| all.push(array));
+    }
+    let join = |(arrays, field): (Vec<ArrayRef>, &FieldRef)| {
+        let arrays: Vec<_> = arrays.iter().map(AsRef::as_ref).collect();
+        match arrays.as_slice() {
+            [] => Ok(new_empty_array(field.data_type())),
+            arrays => concat(arrays),
+        }
+    };
+    let added = added.into_iter().zip(&new.added).map(join).collect::<Result<_, _>>();
+    let added = added.map_err(arrow_error)?;
+    Ok(Decided { keep, added })
 }
 
 impl Written {
@@ -221,21 +274,27 @@ fn check_added(table: &Table, new: &NewTable<'_>) -> Result<(), Error> {
     }
 }
 
-/// Cuts kept rows into parts.
+/// Cuts kept rows into row groups and parts, at ends of blocks.
 struct Writer<'a> {
     table: &'a Table,
     new: &'a NewTable<'a>,
-    sink: ParquetSink,
-    /// What batches have: the table's columns as they travel, and the added ones.
-    schema: SchemaRef,
+    copier: &'a Copier<'a>,
+    options: PartOptions,
     rows: u64,
-    /// Rows of the open part, if one is open.
-    open: Option<usize>,
+    open: Option<OpenPart>,
     parts: Vec<(String, String)>,
 }
 
+struct OpenPart {
+    file: GroupsFile,
+    factory: ArrowRowGroupWriterFactory,
+    rows: usize,
+    groups: usize,
+    group: Option<OpenGroup>,
+}
+
 impl<'a> Writer<'a> {
-    fn new(table: &'a Table, new: &'a NewTable<'a>) -> Result<Self, Error> {
+    fn new(table: &'a Table, new: &'a NewTable<'a>, copier: &'a Copier<'a>) -> Result<Self, Error> {
         let file = &table.files()[0];
         let own = table.written_schema();
         check_added(table, new)?;
@@ -249,63 +308,72 @@ impl<'a> Writer<'a> {
         let mut metadata: Vec<_> =
             file.made_by.iter().filter(|pair| pair.key != key).cloned().collect();
         metadata.push(KeyValue::new(key, about.to_string()));
-        let options =
-            PartOptions { schema: schema.clone(), declared, input: file.parquet.clone(), metadata };
-        let sink = ParquetSink::new(new.dir, options);
-        Ok(Self { table, new, sink, schema, rows: 0, open: None, parts: Vec::new() })
+        let options = PartOptions { schema, declared, input: file.parquet.clone(), metadata };
+        Ok(Self { table, new, copier, options, rows: 0, open: None, parts: Vec::new() })
     }
 
-    fn write(&mut self, batch: &RecordBatch, change: Change) -> Result<(), Error> {
-        let columns = batch.columns().iter().cloned().chain(change.added).collect();
-        let arrow = |source| Error::Arrow { action: "put columns together", source };
-        let mut rows = RecordBatch::try_new(self.schema.clone(), columns).map_err(arrow)?;
-        if let Some(keep) = &change.keep {
-            rows = filter_record_batch(&rows, keep).map_err(arrow)?;
+    fn write(&mut self, block: Block) -> Result<(), Error> {
+        if block.rows == 0 {
+            return Ok(());
         }
-        while rows.num_rows() > 0 {
-            let open = self.open()?;
-            let n = rows.num_rows().min(PART_ROWS - open);
-            self.sink.write(&rows.slice(0, n))?;
-            self.rows += n as u64;
-            self.open = Some(open + n);
-            rows = rows.slice(n, rows.num_rows() - n);
-            if open + n == PART_ROWS {
-                self.publish()?;
+        self.rows += block.rows as u64;
+        let copier = self.copier;
+        let schema = self.options.schema.clone();
+        let part = self.part()?;
+        part.rows += block.rows;
+        let group = match &mut part.group {
+            Some(group) => group,
+            empty => empty.insert(OpenGroup::new(copier, &part.factory, schema, part.groups)?),
+        };
+        group.add(block)?;
+        if group.size() >= ROW_GROUP_BYTES {
+            part.end_group()?;
+        }
+        if part.rows >= PART_ROWS { self.publish() } else { Ok(()) }
+    }
+
+    /// The open part; opens one if there is none.
+    fn part(&mut self) -> Result<&mut OpenPart, Error> {
+        match &mut self.open {
+            Some(part) => Ok(part),
+            empty => {
+                let name = format!("part-{:05}.parquet", self.parts.len());
+                let metadata = &self.table.files()[0].metadata;
+                let (file, factory) =
+                    GroupsFile::create(self.new.dir, &name, &self.options, metadata)?;
+                self.parts.push((name, String::new()));
+                Ok(empty.insert(OpenPart { file, factory, rows: 0, groups: 0, group: None }))
             }
         }
-        Ok(())
-    }
-
-    /// Rows in the open part; opens one if there is none.
-    fn open(&mut self) -> Result<usize, Error> {
-        if let Some(rows) = self.open {
-            return Ok(rows);
-        }
-        let name = format!("part-{:05}.parquet", self.parts.len());
-        self.sink.begin(&name, &self.table.files()[0].metadata)?;
-        self.parts.push((name, String::new()));
-        self.open = Some(0);
-        Ok(0)
     }
 
     fn publish(&mut self) -> Result<(), Error> {
+        let Some(mut part) = self.open.take() else { return Ok(()) };
+        part.end_group()?;
         let about = serde_json::json!({ "command": self.new.command });
-        let Published { sha256, .. } = self.sink.publish(about.to_string())?;
+        let Published { sha256, .. } = part.file.publish(about.to_string())?;
         if let Some((_, digest)) = self.parts.last_mut() {
             *digest = sha256;
         }
-        self.open = None;
         Ok(())
     }
 
     /// Rows, and the parts: at least one, so that an output of no rows has its columns.
     fn finish(mut self) -> Result<(u64, Vec<(String, String)>), Error> {
         if self.parts.is_empty() {
-            self.open()?;
+            self.part()?;
         }
-        if self.open.is_some() {
-            self.publish()?;
-        }
+        self.publish()?;
         Ok((self.rows, self.parts))
+    }
+}
+
+impl OpenPart {
+    fn end_group(&mut self) -> Result<(), Error> {
+        let Some(group) = self.group.take() else { return Ok(()) };
+        self.groups += 1;
+        let rows = group.rows as u64;
+        let columns = group.finish(|leaf| self.file.column(leaf))?;
+        self.file.append(rows, columns)
     }
 }

@@ -3,7 +3,7 @@
 Contenders take turns, and what counts is the ratio within a round, because machines drift. Stages
 are workers (`stages.rs` for clipmill, `peers.py` for the others) that are called again and again;
 runs are whole processes of clipmill, start and loading of the model included, against scripts
-whose model is loaded before the clock starts.
+whose model is loaded before the clock starts. Filters are whole processes, theirs too.
 
 Options: --full (more rows, rounds and peers; memory of a million rows) --only SECTION,...
 """
@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import filter as filters
 from data import MODEL, ROOT, SAMPLE, WORK, make_captions, make_data, make_model
 
 PEERS = ROOT / ".venv" / "peers" / "bin" / "python"
@@ -119,10 +120,10 @@ FEED = {"width": "image_width", "tokens": "caption_tokens"}
 
 
 class Bench:
-    def __init__(self, args):
+    def __init__(self, args, photos):
         self.full, self.rounds = args.full, 5 if args.full else 3
-        self.data = make_data(640)
-        self.lines = []
+        self.data = make_data(640) if photos else None
+        self.lines, self.later = [], []
 
     def say(self, line=""):
         self.lines.append(line)
@@ -214,6 +215,36 @@ class Bench:
 
         alone = {"its own towers alone": own.job("encode", 256)}
         self.contest(f"stages together, rows, {precision}", staged, alone)
+
+    def filter(self):
+        """The best-scored 30 % of a table with embeddings, all columns, start and imports included.
+        Files are in the page cache as far as they fit."""
+        rows = 5_000_000 if self.full else 200_000
+        table = filters.make_table(WORK / f"scored-{rows}", rows)
+        script, out = ROOT / "tests/bench/filter.py", WORK / "kept"
+        commands = {"clipmill": [CLIPMILL, "filter", table, out, "--keep-top", filters.KEEP]}
+        for peer in ["polars", "duckdb"]:
+            commands[peer] = [PEERS, script, peer, table, out]
+        peaks = {name: [] for name in commands}
+
+        def work(name):
+            remove(out)
+            started = time.perf_counter()
+            process = subprocess.Popen([str(part) for part in commands[name]],
+                                       stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - started
+            if status:
+                sys.exit(f"{commands[name]} failed")
+            peaks[name].append(usage.ru_maxrss * 1024)
+            return rows / seconds
+
+        own, *others = [lambda name=name: work(name) for name in commands]
+        names = ["polars, streaming", "DuckDB, f16 read and written as f32"]
+        self.contest(f"filter, rows of {rows / 1e6:g} M", own, dict(zip(names, others)))
+        remove(out)
+        most = {name: f"{max(values) / 2**20:.0f} MiB" for name, values in peaks.items()}
+        self.later.append(f"- filter, peak memory: {most}")
 
     def feed(self):
         """Read, decode, tokenize and write, without a model."""
@@ -308,6 +339,11 @@ def vectors(rows, dim):
     return path.parent, plain
 
 
+def remove(path):
+    """A file, a folder or nothing."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def repeated(data, times):
     """The table of photos, over and over, beside it."""
     import pyarrow as pa
@@ -360,7 +396,7 @@ def machine():
     return f"{cores} cores of {name} ({', '.join(vector)}), commit {commit}"
 
 
-TABLE = ["preprocess", "bf16", "f32"]
+TABLE = ["preprocess", "bf16", "f32", "filter"]
 QUICK = [*TABLE, "feed", "start", "overhead"]
 
 
@@ -370,18 +406,25 @@ def main():
     parser.add_argument("--only", help=f"some of {', '.join(QUICK)}, search, memory")
     args = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    make_model()
-    bench = Bench(args)
-    about = json.loads((bench.data / "about.json").read_text())
-    bench.say(f"{machine()}; {bench.rounds} rounds; photos of {about['megapixels']:.3f} "
-              f"megapixels and {about['kilobytes']:.0f} kB on average, ViT-B/32")
     sections = args.only.split(",") if args.only else QUICK + ["search", "memory"] * args.full
+    photos = not {*sections} <= {"filter", "search"}
+    if photos:
+        make_model()
+    bench = Bench(args, photos)
+    about = f"{machine()}; {bench.rounds} rounds"
+    if photos:
+        made = json.loads((bench.data / "about.json").read_text())
+        about += (f"; photos of {made['megapixels']:.3f} megapixels and {made['kilobytes']:.0f} kB "
+                  "on average, ViT-B/32")
+    bench.say(about)
     tabular = [section for section in sections if section in TABLE]
     if tabular:
         bench.header()
     for section in tabular:
         getattr(bench, section)()
     bench.say()
+    for line in bench.later:
+        bench.say(line)
     for section in sections:
         if section not in tabular:
             getattr(bench, section)()
