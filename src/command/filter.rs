@@ -33,7 +33,7 @@ fn spec(args: &FilterArgs) -> Result<FilterSpec, Error> {
         columns.set(role, name.to_owned()).map_err(wrong)?;
     }
     Ok(FilterSpec {
-        output: args.output.clone(),
+        path: args.output.clone(),
         condition: args.condition.clone(),
         keep_top: args.keep_top,
         keep_quantile: args.keep_quantile,

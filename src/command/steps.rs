@@ -1,11 +1,12 @@
-//! What a pipeline does with its scores once all are there: `[cluster]`, `[dedup]`, `[report]`.
+//! What a pipeline does with its scores once all are there: `[label]`, `[cluster]`, `[dedup]`,
+//! `[filter]`, `[search]`, `[report]`.
 //!
 //! They run in this order, whatever theirs in the file is, each over what the one before wrote.
 //! Each is the command of its name; nothing is computed here.
 
 use std::path::{Path, PathBuf};
 
-use super::{cluster, dedup, report};
+use super::{cluster, dedup, filter, label, report, search};
 use crate::error::Error;
 use crate::progress;
 use crate::spec::{PipelineSpec, SinkSpec};
@@ -79,6 +80,11 @@ fn steps(spec: &PipelineSpec, overwrite: bool) -> Vec<Step<'_>> {
         });
         steps.push(Step { name, output, work });
     };
+    if let Some(own) = &spec.label {
+        let mut changed = own.clone();
+        changed.overwrite |= overwrite;
+        add("label", Some(&*own.path), Box::new(move |input| label::step(&changed, input)));
+    }
     if let Some(own) = &spec.cluster {
         let mut changed = own.clone();
         changed.overwrite |= overwrite;
@@ -88,6 +94,15 @@ fn steps(spec: &PipelineSpec, overwrite: bool) -> Vec<Step<'_>> {
         let mut changed = own.clone();
         changed.overwrite |= overwrite;
         add("dedup", Some(&*own.path), Box::new(move |input| dedup::step(&changed, input)));
+    }
+    if let Some(own) = &spec.filter {
+        let mut changed = own.clone();
+        changed.overwrite |= overwrite;
+        add("filter", Some(&*own.path), Box::new(move |input| filter::step(&changed, input)));
+    }
+    if let Some(own) = &spec.search {
+        let own = own.clone();
+        add("search", None, Box::new(move |input| search::step(&own, input)));
     }
     if let Some(own) = &spec.report {
         let own = own.clone();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[serde(deny_unknown_fields)]
 pub struct FilterSpec {
     /// The folder of the kept rows.
-    pub output: PathBuf,
+    pub path: PathBuf,
     /// Keep rows for which this SQL expression over the columns is true.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,

@@ -47,12 +47,21 @@ pub struct PipelineSpec {
     /// Output column name -> how it is filled, in output order.
     pub columns: IndexMap<String, DeclaredColumn>,
     pub sink: SinkSpec,
-    /// Once all rows are scored; the output's rows in clusters.
+    /// Once all rows are scored; classes of the output's rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<LabelSpec>,
+    /// Then; the rows in clusters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterSpec>,
     /// Then; the best of rows that are alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dedup: Option<DedupSpec>,
+    /// Then; the rows that rules keep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<filter::FilterSpec>,
+    /// Then; what of them is nearest to some queries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchSpec>,
     /// At last; a page about what came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportSpec>,
@@ -61,7 +70,7 @@ pub struct PipelineSpec {
 }
 
 /// The sections that say what is done with a finished output. They change nothing in it.
-pub const STEPS: [&str; 3] = ["cluster", "dedup", "report"];
+pub const STEPS: [&str; 6] = ["label", "cluster", "dedup", "filter", "search", "report"];
 
 /// `[source.KIND]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -90,13 +90,13 @@ pub fn filter(spec: &FilterSpec, input: &Path) -> Result<Filtered, Error> {
     };
     let uids = match (&spec.uids, &rules.uid) {
         (Some(path), Some(column)) => {
-            let rows = uids::write(&Table::open(&spec.output)?, column, path)?;
+            let rows = uids::write(&Table::open(&spec.path)?, column, path)?;
             Some((path.clone(), rows))
         }
         _ => None,
     };
     Ok(Filtered {
-        output: spec.output.clone(),
+        output: spec.path.clone(),
         rows_in: kept.rows_in,
         rows_out: kept.rows_out,
         was_there: kept.was_there,
@@ -118,7 +118,7 @@ struct Target<'a> {
 fn target(spec: &FilterSpec, rejected: bool) -> Result<Target<'_>, Error> {
     let dir = match &spec.rejected {
         Some(dir) if rejected => dir,
-        _ => &spec.output,
+        _ => &spec.path,
     };
     let mut settings = serde_json::to_value(spec).expect("it is plain data");
     if let Some(settings) = settings.as_object_mut() {
@@ -138,13 +138,13 @@ fn check_folders(spec: &FilterSpec, table: &Table) -> Result<(), Error> {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let rejected = spec.rejected.as_deref();
     let inputs: Vec<_> = table.files().iter().map(|file| file.full_path()).collect();
-    for (key, dir) in [("output", Some(spec.output.as_path())), ("rejected", rejected)] {
+    for (key, dir) in [("output", Some(spec.path.as_path())), ("rejected", rejected)] {
         let Some(dir) = dir.map(real) else { continue };
         if inputs.iter().any(|file| file.parent() == Some(dir.as_path())) {
             return wrong(key, "this folder holds the input: choose another one");
         }
     }
-    if rejected.map(real) == Some(real(&spec.output)) {
+    if rejected.map(real) == Some(real(&spec.path)) {
         return wrong("rejected", "this folder is for the kept rows: choose another one");
     }
     Ok(())
