@@ -79,7 +79,7 @@
 //! | [`sink`] | `Sink`: part files, published whole, sealed | `error contain digest files travel` |
 //! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
 //! | [`table`] | anybody's Parquet files read as one table; a table written anew, several row groups at once | `error files manifest sink source travel` |
-//! | [`analysis`] | what can be said of a scored table, and done with it | `error contain score spec table travel` |
+//! | [`analysis`] | what can be said of a scored table, and done with it; files beside tables are published whole | `error contain files score spec table travel` |
 //! | [`progress`] | counters of a run, and the only code that draws them | `error model` |
 //! | [`report`] | `run_report.json` | `error files analysis model` |
 //! | [`prepare`] | the second stage's work on one batch | `error batch crash images text` |
