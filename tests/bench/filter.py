@@ -2,7 +2,7 @@
 
 Each contender is a process that reads the same files, keeps the best-scored rows and writes all
 their columns, zstd of level 3 (what clipmill writes). Scores are read first and rows afterwards, as
-clipmill does it. Called by `bench.py --only filter`; as a script it is a peer.
+clipmill does it. Called by `bench.py --only filter`; as a script it makes the table or is a peer.
 """
 
 import math
@@ -97,4 +97,7 @@ def with_duckdb(table, out):
 
 if __name__ == "__main__":
     _, peer, table, out = sys.argv
-    {"polars": with_polars, "duckdb": with_duckdb}[peer](Path(table), out)
+    if peer == "make":
+        make_table(Path(table), int(out))
+    else:
+        {"polars": with_polars, "duckdb": with_duckdb}[peer](Path(table), out)

@@ -7,13 +7,14 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes as types;
 use arrow::datatypes::{DataType, Schema};
+use polars::polars_utils::idx_vec::UnitVec;
 use polars::prelude::{
     Column, DataFrame, DataType as Kind, Expr, IntoLazy, NamedFrom, PolarsResult, Series, TimeUnit,
     TimeZone,
 };
-use polars_plan::plans::{ExprToIRContext, is_elementwise_rec, to_expr_ir};
-use polars_plan::prelude::Arena;
-use polars_plan::utils::expr_to_leaf_column_names;
+use polars_plan::plans::{AExpr, ExprToIRContext, is_elementwise, to_expr_ir};
+use polars_plan::prelude::{Arena, Node};
+use polars_plan::utils::{expr_to_leaf_column_names, has_aexpr};
 
 use crate::contain::contain;
 use crate::error::Error;
@@ -105,7 +106,7 @@ impl Condition {
             let mut arena = Arena::new();
             let mut context = ExprToIRContext::new(&mut arena, &schema);
             let node = to_expr_ir(self.expression.clone(), &mut context)?.node();
-            Ok(is_elementwise_rec(node, &arena))
+            Ok(is_of_rows(node, &arena))
         };
         match contain(check) {
             Some(Ok(true)) => Ok(()),
@@ -115,6 +116,19 @@ impl Condition {
             )),
         }
     }
+}
+
+/// Whether every step of an expression gives each row something of that row alone. What names no
+/// column is the same for all (a list after `in`).
+fn is_of_rows(node: Node, arena: &Arena<AExpr>) -> bool {
+    let mut stack: UnitVec<Node> = [node].into_iter().collect();
+    while let Some(node) = stack.pop() {
+        let of_table = |step: &AExpr| matches!(step, AExpr::Column(_) | AExpr::Len);
+        if has_aexpr(node, arena, of_table) && !is_elementwise(&mut stack, arena.get(node), arena) {
+            return false;
+        }
+    }
+    true
 }
 
 fn wrong(text: &str, problem: String) -> Error {
