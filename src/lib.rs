@@ -64,7 +64,8 @@
 //! |---|---|---|
 //! | [`error`] | `Error` stops the run, `RowError` becomes data; exit codes | |
 //! | [`contain`] | panics on strangers' bytes as values; child processes for what is worse | |
-//! | [`digest`], [`files`] | SHA-256; publishing files whole, the output's locks | `error` |
+//! | [`digest`] | SHA-256 | `error` |
+//! | [`files`] | publishing files whole; an output's locks, and what else is there beside its parts | `digest error` |
 //! | [`regular`] | files that others gave us: regular, of a sane size | |
 //! | [`crash`] | images that kill the process: the journal of what is in flight, trials in a child | `error digest files` |
 //! | [`travel`] | strings as views of the file's bytes, on their way through and back | |

@@ -123,7 +123,7 @@ fn target(spec: &FilterSpec, rejected: bool) -> Result<Target<'_>, Error> {
     let mut settings = serde_json::to_value(spec).expect("it is plain data");
     if let Some(settings) = settings.as_object_mut() {
         // Where things go changes nothing of what they are.
-        for key in ["output", "rejected", "uids", "overwrite"] {
+        for key in ["path", "rejected", "uids", "overwrite"] {
             settings.remove(key);
         }
         settings.insert("rows".into(), if rejected { "rejected" } else { "kept" }.into());
