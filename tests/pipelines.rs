@@ -3,7 +3,11 @@
 
 mod common;
 
-use common::{clipmill, root, scratch};
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use common::{Ran, clipmill, root, scratch};
 
 #[test]
 fn every_shipped_pipeline_checks_and_explains_itself() {
@@ -46,4 +50,72 @@ fn plan_tells_where_each_value_came_from() {
     let rows: Vec<_> =
         plan["parts"].as_array().expect("parts").iter().map(|p| &p["rows"]).collect();
     assert_eq!(rows, [8, 8, 4]);
+}
+
+/// `filter_dataset.toml` with all its outputs in a folder, and more settings.
+fn filter_dataset(command: &str, dir: &Path, more: &[&str]) -> Ran {
+    let at = |name: &str| dir.join(name).display().to_string();
+    let mut args = vec![command.to_owned(), "pipelines/filter_dataset.toml".to_owned()];
+    args.extend(["--output".to_owned(), at("scored")]);
+    for (key, name) in
+        [("dedup.path", "unique"), ("filter.path", "kept"), ("report.out", "report.html")]
+    {
+        args.extend(["--set".to_owned(), format!("{key}={:?}", at(name))]);
+    }
+    args.extend(more.iter().map(|arg| arg.to_string()));
+    clipmill(args)
+}
+
+fn written(path: &Path) -> SystemTime {
+    fs::metadata(path).and_then(|found| found.modified()).expect("it is there")
+}
+
+#[test]
+fn a_pipeline_goes_from_the_raw_table_to_the_kept_one_and_a_report() {
+    let dir = scratch();
+    let ran = filter_dataset("run", dir.path(), &[]).ok();
+    for said in ["[dedup] of", "[filter] of", "[report] of", "similarity >= 0.39"] {
+        assert!(ran.stdout.contains(said), "{said} is not in:\n{}", ran.stdout);
+    }
+    let rows = |name: &str| -> u64 {
+        let made = fs::read(dir.path().join(name).join("_made.json")).expect("it says");
+        let made: serde_json::Value = serde_json::from_slice(&made).expect("JSON");
+        made["rows_out"].as_u64().expect("a number")
+    };
+    let (unique, kept) = (rows("unique"), rows("kept"));
+    assert!((260..269).contains(&unique) && (150..unique).contains(&kept), "{unique}, {kept}");
+    let page = fs::read_to_string(dir.path().join("report.html")).expect("a page");
+    assert!(page.contains("Content-Security-Policy") && page.contains("similarity"));
+
+    // Again: nothing is scored, and the steps are there already.
+    let part = |name: &str| dir.path().join(name).join("part-00000.parquet");
+    let before = ["scored", "unique", "kept"].map(|name| written(&part(name)));
+    let again = filter_dataset("run", dir.path(), &[]).ok();
+    assert!(again.stdout.contains("is complete already"), "{}", again.stdout);
+    assert_eq!(before, ["scored", "unique", "kept"].map(|name| written(&part(name))));
+
+    // Another threshold is another result, which is not put in the first one's place unasked; and
+    // it costs no image.
+    let stricter = ["--set", "filter.where=\"similarity >= 0.6\""];
+    let refused = filter_dataset("run", dir.path(), &stricter);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("kept") && refused.stderr.contains("other settings"));
+    let redo = [&stricter[..], &["--redo-changed"]].concat();
+    filter_dataset("run", dir.path(), &redo).ok();
+    assert!(rows("kept") < kept);
+    assert_eq!(before[..2], ["scored", "unique"].map(|name| written(&part(name))));
+}
+
+#[test]
+fn steps_that_write_over_each_other_are_refused_before_the_run() {
+    let dir = scratch();
+    for (key, path) in
+        [("dedup.path", "scored"), ("filter.path", "unique/kept"), ("dedup.path", "./scored/")]
+    {
+        let set = format!("{key}={:?}", dir.path().join(path).display().to_string());
+        let refused = filter_dataset("check", dir.path(), &["--set", &set]);
+        assert_eq!(refused.code, 2, "{set}: {}", refused.stderr);
+        assert!(refused.stderr.contains("in the way of"), "{set}: {}", refused.stderr);
+    }
+    assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
 }
