@@ -60,7 +60,7 @@ pub enum Error {
     SchemaMismatch { first: PathBuf, other: PathBuf, detail: String },
 
     /// The output folder holds something already.
-    #[error("output {} already holds {found}: choose another with --output, or remove it", path.display())]
+    #[error("output {} already holds {found}: choose another folder (for a run: --output), or remove it", path.display())]
     OutputExists { path: PathBuf, found: String },
 
     /// The output folder's parts were made in another way than is asked for now.

@@ -94,6 +94,19 @@ fn a_pipeline_goes_from_the_raw_table_to_the_kept_one_and_a_report() {
     assert!(again.stdout.contains("is complete already"), "{}", again.stdout);
     assert_eq!(before, ["scored", "unique", "kept"].map(|name| written(&part(name))));
 
+    // No step of its own replaces what it reads.
+    for command in ["cluster", "dedup", "filter"] {
+        let unique = dir.path().join("unique").display().to_string();
+        let how = match command {
+            "cluster" => ["--k", "2"],
+            "dedup" => ["--exact", "--mark"],
+            _ => ["--keep-top", "0.5"],
+        };
+        let refused = clipmill([&[command, &unique, &unique, "--overwrite"], &how[..]].concat());
+        assert_eq!(refused.code, 2, "{command}: {}", refused.stderr);
+        assert_eq!(before[1], written(&part("unique")), "{command}");
+    }
+
     // Another threshold is another result, which is not put in the first one's place unasked; and
     // it costs no image.
     let stricter = ["--set", "filter.where=\"similarity >= 0.6\""];

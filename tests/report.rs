@@ -166,15 +166,13 @@ fn a_filtered_table_shows_its_funnel() {
     if !tables(dir.path()) {
         return;
     }
-    let made = dir.path().join("made");
-    fs::create_dir(&made).expect("a folder");
-    fs::copy(dir.path().join("new.parquet"), made.join("part-00000.parquet")).expect("copied");
-    let written = r#"{"clipmill": "0.1.0", "command": "filter", "settings": {"where": "a < b"},
-        "inputs": [], "rows_in": 90000, "rows_out": 60000, "parts": [],
-        "summary": {"funnel": [{"rule": "rows", "rows": 90000}, {"rule": "a < b", "rows": 60000}]}}"#;
-    fs::write(made.join("_made.json"), written).expect("written");
-    let html = fs::read_to_string(report(dir.path(), &made, &[])).expect("a page");
-    for wanted in ["a &lt; b", "90,000", "clipmill filter: 90,000 rows in, 60,000 out"] {
+    let run = |args: [&str; 4], more: [&str; 2]| clipmill([&args[..], &more[..]].concat()).ok();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (unique, kept) = (at("unique"), at("kept"));
+    run(["cluster", &at("embedded.parquet"), &unique, "--k"], ["2", "--json"]);
+    run(["filter", &unique, &kept, "--where"], ["x > 4", "--json"]);
+    let html = fs::read_to_string(report(dir.path(), Path::new(&kept), &[])).expect("a page");
+    for wanted in ["before cluster", "x &gt; 4", "12 rows in, 7 out"] {
         assert!(html.contains(wanted), "{wanted}");
     }
 }
@@ -192,7 +190,7 @@ fn what_cannot_be_reported_is_said() {
         (vec!["--against", "no/such", "--out", &out], "no/such does not exist"),
         (vec!["--images-root", "no/such", "--out", &out], "the image root no/such"),
         (vec!["--out", &folder], "is a folder"),
-        (vec!["--out", "no/such/x.html"], "the folder of the report no/such does not exist"),
+        (vec!["--out", "no/such/x.html"], "the folder of the page no/such does not exist"),
         (vec!["--cut", "nan", "--out", &out], "is no finite number"),
     ] {
         let ran = clipmill(["report", &table].into_iter().chain(args.iter().copied()));

@@ -44,6 +44,11 @@ pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
     };
     drop(lock);
     say(args.quiet, &summary(&report))?;
+    let (failed, rows) = (report.rows - report.ok, report.rows);
+    if let Some(most) = plan.spec.run.max_failed.filter(|most| most.exceeded(failed, rows)) {
+        let allowed = most.to_string();
+        return Err(Error::TooManyFailed { failed, rows, allowed, output: dir });
+    }
     say(args.quiet, &steps::run(&plan.spec, &dir, false)?)
 }
 

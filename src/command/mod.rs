@@ -54,6 +54,29 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
     }
 }
 
+/// Says what is wrong with the path of a page, before anything is read for it.
+///
+/// # Errors
+/// `Setting` for what is no place for a page, `NotFound` for a folder that is not there.
+fn check_page(key: &str, out: &Path) -> Result<(), Error> {
+    let wrong = |problem: String| Err(Error::Setting { key: key.to_owned(), problem });
+    let name = out.display();
+    if out.is_dir() || out.file_name().is_none() {
+        return wrong(format!("{name} is a folder; name a file, such as report.html"));
+    }
+    if out.extension().is_some_and(|extension| extension == "parquet") {
+        return wrong(format!("{name} is the name of a table, and would be replaced by a page"));
+    }
+    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty());
+    match dir.filter(|dir| !dir.is_dir()) {
+        None => Ok(()),
+        Some(dir) => {
+            let hint = format!(": make it, or choose another with {key}");
+            Err(Error::NotFound { what: "the folder of the page", path: dir.to_owned(), hint })
+        }
+    }
+}
+
 /// What a command had to say of its output, as the folder keeps it.
 fn summary<T: DeserializeOwned>(written: &Written, dir: &Path) -> Result<T, Error> {
     serde_json::from_value(written.summary.clone()).map_err(|error| Error::Manifest {

@@ -35,7 +35,7 @@ pub fn report(args: &ReportArgs) -> Result<(), Error> {
 /// # Errors
 /// `NotFound` for a folder that is not there, those of reading the tables and of writing the page.
 pub fn step(spec: &ReportSpec, input: &Path) -> Result<String, Error> {
-    check_out(&spec.out)?;
+    super::check_page("--out", &spec.out)?;
     if spec.cut.is_some_and(|cut| !cut.is_finite()) {
         let problem = "is no finite number".to_owned();
         return Err(Error::Setting { key: "--cut".into(), problem });
@@ -53,23 +53,6 @@ pub fn step(spec: &ReportSpec, input: &Path) -> Result<String, Error> {
     let html = page(&data, &facts, thumbnails);
     files::replace(&spec.out, html.as_bytes())?;
     Ok(said(&data, spec, html.len()))
-}
-
-/// Says what is wrong with the page's path before anything is read.
-fn check_out(out: &Path) -> Result<(), Error> {
-    let dir = match out.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    if out.is_dir() || out.file_name().is_none() {
-        let problem = format!("{} is a folder; name a file, such as report.html", out.display());
-        return Err(Error::Setting { key: "--out".into(), problem });
-    }
-    if !dir.is_dir() {
-        let hint = ": make it, or choose another with --out".to_owned();
-        return Err(Error::NotFound { what: "the folder of the report", path: dir.into(), hint });
-    }
-    Ok(())
 }
 
 /// What the terminal shows.
@@ -167,7 +150,7 @@ fn beside(dir: &Path, facts: &mut Facts) -> Result<(), Error> {
     if let Some(made) = Written::read(dir)? {
         let (rows_in, rows_out) = (table::count(made.rows_in), table::count(made.rows_out));
         add("Then", format!("clipmill {}: {rows_in} rows in, {rows_out} out", made.command));
-        facts.funnel = funnel(&made.summary);
+        facts.funnel = funnel(made.clone())?;
         let settings = serde_json::to_string_pretty(&made.settings).unwrap_or_default();
         facts.details.push((format!("Settings of {}", made.command), settings));
     } else if dir.join(manifest::FILE_NAME).exists() {
@@ -193,11 +176,36 @@ fn beside(dir: &Path, facts: &mut Facts) -> Result<(), Error> {
     Ok(())
 }
 
-/// `{"funnel": [{"rule": "...", "rows": N}, ...]}`, where a summary has it.
-fn funnel(summary: &Value) -> Vec<(String, u64)> {
+/// Steps back from a table to the run that scored it, at the most.
+const MOST_STEPS: usize = 8;
+
+/// What each step that led to a folder kept: of a filter every rule, of others what came out.
+fn funnel(made: Written) -> Result<Vec<(String, u64)>, Error> {
+    let mut steps: Vec<Vec<(String, u64)>> = Vec::new();
+    let mut next = Some(made);
+    while let Some(made) = next.take() {
+        let mut own = vec![(format!("before {}", made.command), made.rows_in)];
+        match made.command.as_str() {
+            "filter" => own.extend(rules(&made.summary)),
+            _ => own.push((format!("after {}", made.command), made.rows_out)),
+        }
+        steps.push(own);
+        let from = made.inputs.first().and_then(|(path, _)| Path::new(path).parent());
+        if let Some(from) = from.filter(|_| steps.len() < MOST_STEPS) {
+            next = Written::read(from)?;
+        }
+    }
+    let mut funnel: Vec<_> = steps.into_iter().rev().flatten().collect();
+    // What one step gave is what the next one took.
+    funnel.dedup_by(|next, before| next.1 == before.1 && next.0.starts_with("before "));
+    Ok(funnel)
+}
+
+/// `{"funnel": [{"keeps": "...", "rows": N}, ...]}`, where a summary has it.
+fn rules(summary: &Value) -> Vec<(String, u64)> {
     let steps = summary.get("funnel").and_then(Value::as_array);
     let step =
-        |step: &Value| Some((step.get("rule")?.as_str()?.to_owned(), step.get("rows")?.as_u64()?));
+        |step: &Value| Some((step.get("keeps")?.as_str()?.to_owned(), step.get("rows")?.as_u64()?));
     steps.into_iter().flatten().take(64).filter_map(step).collect()
 }
 

@@ -95,7 +95,7 @@ fn run_parts(
     let mut resume = plan.resume(made_with, wanted)?;
     if resume.is_changed || !resume.remaining.is_empty() {
         let _manifest = Lock::wait_for_manifest(&dir)?;
-        resume.add_what_others_found()?;
+        resume.add_what_others_found(args.redo_changed)?;
         plan.claim_parts(&resume)?;
     }
     warn(&resume);

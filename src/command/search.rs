@@ -31,6 +31,7 @@ pub fn step(spec: &SearchSpec, input: &Path) -> Result<String, Error> {
 
 /// Searches, and writes the page where one is wanted.
 fn find(spec: &SearchSpec, input: &Path, model: &ModelArgs) -> Result<Answer, Error> {
+    spec.html.iter().try_for_each(|page| super::check_page("--html", page))?;
     let answer = Answer::find(spec, input, model)?;
     if let Some(path) = &spec.html {
         sheet::write(&answer, (input, spec.images_root.as_deref()), path)?;

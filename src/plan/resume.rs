@@ -58,10 +58,19 @@ impl Resume {
 
     /// Adds what others have written to the manifest of the same job since it was looked at. For
     /// who holds the manifest's lock.
-    pub fn add_what_others_found(&mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// `OutputDiffers` where others have begun another job there meanwhile.
+    pub fn add_what_others_found(&mut self, redo_changed: bool) -> Result<(), Error> {
         let found = match Manifest::read(&self.dir) {
-            Ok(Some(found)) if found.made_with == self.manifest.made_with => found,
-            Ok(_) | Err(Error::Manifest { .. }) => return Ok(()),
+            Ok(Some(found)) => match found.difference(&self.manifest.made_with) {
+                None => found,
+                Some(_) if redo_changed => return Ok(()),
+                Some(difference) => {
+                    return Err(Error::OutputDiffers { path: self.dir.clone(), difference });
+                }
+            },
+            Ok(None) | Err(Error::Manifest { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
         for (name, record) in found.parts {
@@ -138,8 +147,8 @@ impl Plan {
         let (mut remaining, mut impostors) = (Vec::new(), Vec::new());
         for part in &self.parts {
             let (name, key) = (part.file_name(), &keys[part.index]);
-            let record = recorded.get(&name).filter(|record| record.about.key == *key);
-            let record = record.filter(|record| record.is_there(dir, &name));
+            let known = recorded.get(&name).filter(|record| record.about.key == *key);
+            let record = known.filter(|record| record.is_there(dir, &name));
             let is_wanted = wanted.parts.contains(part);
             if let Some(record) = record.filter(|_| !(wanted.check_all && is_wanted)) {
                 manifest.parts.insert(name, record.clone());
@@ -151,7 +160,7 @@ impl Plan {
             match read_part(&dir.join(&name))? {
                 Found::Part(found) if found.about.key == *key => {
                     // Recorded under another digest: one whole part was put in another's place.
-                    if record.is_none_or(|record| *record == found) {
+                    if known.is_none_or(|record| *record == found) {
                         manifest.parts.insert(name, found);
                         continue;
                     }
@@ -181,6 +190,9 @@ impl Plan {
             let found = self.killers(&suspects, &manifest.killers, &mut notes)?;
             manifest.killers.extend(found);
         }
+        // What was not tried is still suspected.
+        let journals =
+            if wanted.check_all && !remaining.is_empty() { Vec::new() } else { journals };
         let is_changed = before.as_ref() != Some(&manifest);
         Ok(Resume {
             dir: dir.to_owned(),

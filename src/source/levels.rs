@@ -20,11 +20,11 @@ const LEAST_WIDTH: u64 = 4;
 /// Makes sure that no row of a column chunk has more values than fit `most` bytes.
 ///
 /// Chunks that could not hold such a row are not looked at: those of columns that do not repeat,
-/// and those whose values take no more all together.
+/// and those whose `values`, as their pages' headers claim, take no more all together.
 pub fn check_repeated<R: ChunkReader + 'static>(
     file: &Arc<R>,
     column: &ColumnChunkMetaData,
-    rows: usize,
+    (rows, values): (usize, u64),
     most: u64,
 ) -> Result<(), ParquetError> {
     let most_level = column.column_descr().max_rep_level();
@@ -32,9 +32,7 @@ pub fn check_repeated<R: ChunkReader + 'static>(
         return Ok(());
     }
     let width = width(column);
-    let mut pages = SerializedPageReader::new(file.clone(), column, rows, None)?;
-    let claimed = u64::try_from(column.num_values()).unwrap_or(u64::MAX);
-    if claimed.saturating_mul(width) <= most && claims_no_more(&mut pages, claimed)? {
+    if values.saturating_mul(width) <= most {
         return Ok(());
     }
     let mut pages = SerializedPageReader::new(file.clone(), column, rows, None)?;
@@ -65,20 +63,6 @@ pub fn check_repeated<R: ChunkReader + 'static>(
         }
     }
     Ok(())
-}
-
-/// Whether the pages' headers claim as many values as the footer does, or fewer.
-fn claims_no_more(pages: &mut impl PageReader, claimed: u64) -> Result<bool, ParquetError> {
-    let mut sum = 0_u64;
-    while let Some(page) = pages.peek_next_page()? {
-        if !page.is_dict {
-            // A header that does not count levels has to be read.
-            let Some(levels) = page.num_levels else { return Ok(false) };
-            sum += levels as u64;
-        }
-        pages.skip_next_page()?;
-    }
-    Ok(sum <= claimed)
 }
 
 fn problem(column: &ColumnChunkMetaData, what: &str) -> ParquetError {
@@ -116,6 +100,10 @@ impl Longest {
         while n > 0 {
             // Levels that are cut are the reader's to complain of.
             let Some((header, rest)) = varint(levels) else { break };
+            if header == 0 {
+                // A run of nothing, at which readers stop.
+                break;
+            }
             let (is_run, count) = (header & 1 == 0, header >> 1);
             // One level in whole bytes, or groups of eight, each as many bytes as levels have bits.
             let bytes = match is_run {
@@ -159,8 +147,9 @@ impl Longest {
 /// An unsigned LEB128 number, and what follows it.
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
-    for (index, byte) in bytes.iter().enumerate().take(9) {
-        value |= u64::from(byte & 0x7f) << (7 * index);
+    // Ten bytes at the most, as readers read them; the tenth has one bit of the 64.
+    for (index, byte) in bytes.iter().enumerate().take(10) {
+        value |= u64::from(byte & 0x7f).checked_shl(7 * index as u32).unwrap_or(0);
         if byte & 0x80 == 0 {
             return Some((value, &bytes[index + 1..]));
         }
@@ -203,7 +192,8 @@ mod tests {
         writer.close().expect("written");
         let footer = ParquetMetaDataReader::new().parse_and_finish(&file).expect("a footer");
         let column = footer.row_group(0).column(0).clone();
-        check_repeated(&Arc::new(file), &column, lengths.len(), most)
+        let values = column.num_values() as u64;
+        check_repeated(&Arc::new(file), &column, (lengths.len(), values), most)
     }
 
     #[test]
@@ -230,5 +220,9 @@ mod tests {
         }
         // A run of a million levels that are not 0.
         assert!(longest.add(&[0x80, 0x89, 0x7a, 1], 1, 1_000_000));
+        // The same with a header that is longer than it needs to be.
+        let padded = [0x80, 0x89, 0xfa, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0, 1];
+        longest.row = 0;
+        assert!(longest.add(&padded, 1, 1_000_000));
     }
 }

@@ -5,23 +5,26 @@
 //! not read here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use parquet::basic::Type;
 use parquet::column::page::{Page, PageReader};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
-use parquet::file::reader::{ChunkReader, SerializedPageReader};
+use parquet::file::reader::{ChunkReader, Length, SerializedPageReader};
 
 use super::levels::check_repeated;
 
 /// Each value of a dictionary of byte arrays has its length before it.
 const LENGTH_BYTES: usize = 4;
 
-/// Makes sure that a row group's dictionaries can hold the values that they claim, and that no row
-/// repeats values beyond `most_bytes`.
+/// Makes sure that a row group's pages hold the rows that its footer claims, that its dictionaries
+/// can hold the values that they claim, and that no row repeats values beyond `most_bytes`.
 ///
 /// Reads the headers of all its pages, for a dictionary may be anywhere, the dictionaries, and the
-/// levels of what may be too long.
+/// levels of what may be too long. Of the rows of repeated columns the headers alone are asked,
+/// which count them in pages of version 2.
 pub fn check_group<R: ChunkReader + 'static>(
     file: &Arc<R>,
     footer: &ParquetMetaData,
@@ -29,35 +32,101 @@ pub fn check_group<R: ChunkReader + 'static>(
     most_bytes: u64,
 ) -> Result<(), ParquetError> {
     let group = footer.row_group(group);
-    let rows = group.num_rows().max(0) as usize;
+    let rows = group.num_rows().max(0) as u64;
     for column in group.columns() {
-        if column.column_type() == Type::BYTE_ARRAY {
-            check_dictionary(file, column, rows)?;
+        let walked = Walked::of(file, column, rows as usize)?;
+        let flat = column.column_descr().max_rep_level() == 0;
+        let found = if flat { Some(walked.values) } else { walked.rows };
+        if let Some(found) = found.filter(|found| *found != rows) {
+            let path = column.column_path();
+            let problem = format!("{path} has {found} rows where its footer says {rows}");
+            return Err(ParquetError::General(problem));
         }
-        check_repeated(file, column, rows, most_bytes)?;
+        check_repeated(file, column, (rows as usize, walked.values), most_bytes)?;
     }
     Ok(())
 }
 
-fn check_dictionary<R: ChunkReader + 'static>(
-    file: &Arc<R>,
-    column: &ColumnChunkMetaData,
-    rows: usize,
-) -> Result<(), ParquetError> {
-    let mut pages = SerializedPageReader::new(file.clone(), column, rows, None)?;
-    while let Some(page) = pages.peek_next_page()? {
-        if !page.is_dict {
+/// What the headers of a column chunk's pages claim.
+struct Walked {
+    /// Values, nulls among them.
+    values: u64,
+    /// Rows, where every page counts them.
+    rows: Option<u64>,
+}
+
+impl Walked {
+    fn of<R: ChunkReader + 'static>(
+        file: &Arc<R>,
+        column: &ColumnChunkMetaData,
+        rows: usize,
+    ) -> Result<Self, ParquetError> {
+        let path = column.column_path();
+        let counted = Arc::new(Counted { file: file.clone(), reads: AtomicUsize::new(0) });
+        let mut pages = SerializedPageReader::new(counted.clone(), column, rows, None)?;
+        let mut walked = Self { values: 0, rows: Some(0) };
+        loop {
+            counted.reads.store(0, Ordering::Relaxed);
+            let Some(page) = pages.peek_next_page()? else { break };
+            // A peek that goes past a page of a kind that holds no values reads its body as
+            // headers, and could be led anywhere.
+            if counted.reads.load(Ordering::Relaxed) > 1 {
+                let problem = format!("{path} has a page that is neither values nor a dictionary");
+                return Err(ParquetError::General(problem));
+            }
+            if page.is_dict && column.column_type() == Type::BYTE_ARRAY {
+                check_dictionary(pages.get_next_page()?, column)?;
+                continue;
+            }
+            if !page.is_dict {
+                // A header's number has a sign.
+                let values = page.num_levels.map(i32::try_from).and_then(Result::ok);
+                let Some(values) = values else {
+                    let problem = format!("{path} has a page of an impossible number of values");
+                    return Err(ParquetError::General(problem));
+                };
+                walked.values += values as u64;
+                let rows = page.num_rows.map(|rows| rows as u64);
+                walked.rows = walked.rows.zip(rows).map(|(all, own)| all.saturating_add(own));
+            }
             pages.skip_next_page()?;
-            continue;
         }
-        if let Some(Page::DictionaryPage { buf, num_values, .. }) = pages.get_next_page()?
-            && num_values as usize > buf.len() / LENGTH_BYTES
-        {
-            let (path, bytes) = (column.column_path(), buf.len());
-            let problem =
-                format!("{path} has a dictionary of {num_values} values in {bytes} bytes");
-            return Err(ParquetError::General(problem));
-        }
+        Ok(walked)
+    }
+}
+
+/// A file that counts how often it is asked for a place in it.
+struct Counted<R> {
+    file: Arc<R>,
+    reads: AtomicUsize,
+}
+
+impl<R: ChunkReader> Length for Counted<R> {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+}
+
+impl<R: ChunkReader> ChunkReader for Counted<R> {
+    type T = R::T;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.file.get_read(start)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        self.file.get_bytes(start, length)
+    }
+}
+
+fn check_dictionary(page: Option<Page>, column: &ColumnChunkMetaData) -> Result<(), ParquetError> {
+    if let Some(Page::DictionaryPage { buf, num_values, .. }) = page
+        && num_values as usize > buf.len() / LENGTH_BYTES
+    {
+        let (path, bytes) = (column.column_path(), buf.len());
+        let problem = format!("{path} has a dictionary of {num_values} values in {bytes} bytes");
+        return Err(ParquetError::General(problem));
     }
     Ok(())
 }
@@ -103,5 +172,27 @@ mod tests {
         bytes[claim + 1..claim + 3].copy_from_slice(&[0xfe, 0x7f]);
         let error = check(&bytes).expect_err("8191 values do not fit 600 bytes");
         assert!(error.to_string().contains("8191 values in 600 bytes"), "{error}");
+    }
+
+    #[test]
+    fn rows_that_the_footer_does_not_own_up_to_are_found_in_the_pages() {
+        let mut file: File = tempfile::tempfile().expect("a file");
+        file.write_all(&bytes()).expect("written");
+        let footer = ParquetMetaDataReader::new().parse_and_finish(&file).expect("a footer");
+        let file = Arc::new(file);
+        for claim in [99, 101, 0] {
+            let group = footer.row_group(0).clone();
+            let column = group.column(0).clone().into_builder().set_num_values(claim).build();
+            let group = group
+                .into_builder()
+                .set_num_rows(claim)
+                .set_column_metadata(vec![column.expect("a column")])
+                .build();
+            let lying = footer.clone().into_builder();
+            let lying = lying.set_row_groups(vec![group.expect("a row group")]).build();
+            let error = check_group(&file, &lying, 0, u64::MAX).expect_err("100 values are there");
+            let says = format!("has 100 rows where its footer says {claim}");
+            assert!(error.to_string().contains(&says), "{error}");
+        }
     }
 }

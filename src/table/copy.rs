@@ -188,7 +188,8 @@ impl<'a> Copier<'a> {
             }
             let file = &self.table.files()[piece.file];
             let bits = kept.values();
-            let mut reader = ListReader::new(layout, |row| row < bits.len() && bits.value(row));
+            let mut reader =
+                ListReader::new(layout, rows, |row| row < bits.len() && bits.value(row));
             for page in file.pages(piece.group, layout.leaf)? {
                 reader.read(&page?, &mut writer).map_err(damaged(piece.file))?;
             }

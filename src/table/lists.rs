@@ -66,6 +66,8 @@ pub struct ListReader<K> {
     layout: ListLayout,
     /// Whether a row of the chunk is kept.
     keep: K,
+    /// Rows that the chunk has.
+    most: usize,
     /// Levels and values of the row that is not known to have ended: it may go on in the next page.
     open: Option<(Vec<u8>, Vec<u8>)>,
     /// Rows that have ended.
@@ -73,8 +75,9 @@ pub struct ListReader<K> {
 }
 
 impl<K: Fn(usize) -> bool> ListReader<K> {
-    pub fn new(layout: ListLayout, keep: K) -> Self {
-        Self { layout, keep, open: None, rows: 0 }
+    /// A reader of a chunk of `most` rows.
+    pub fn new(layout: ListLayout, most: usize, keep: K) -> Self {
+        Self { layout, keep, most, open: None, rows: 0 }
     }
 
     /// Reads a page.
@@ -88,6 +91,10 @@ impl<K: Fn(usize) -> bool> ListReader<K> {
         let mut slots: Vec<u32> = Vec::new();
         let goes_on = repetition.first().is_some_and(|run| run.0 == 1);
         for (level, count) in repetition {
+            // A run says what it likes.
+            if level == 0 && self.rows + slots.len() + count as usize > self.most {
+                return Err(format!("it has more than {} rows", self.most));
+            }
             match (level, slots.last_mut()) {
                 (0, _) => slots.extend(std::iter::repeat_n(1, count as usize)),
                 (_, Some(last)) => *last += count,

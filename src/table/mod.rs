@@ -15,11 +15,12 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 
-pub use rewrite::{Change, NewTable, Written, made, rewrite, rewrite_seeing};
+pub use rewrite::{Change, NewTable, Written, check, made, rewrite, rewrite_seeing};
 
 use crate::error::Error;
 pub use crate::source::GroupRows;
 use crate::source::{InputFile, no_column, open_inputs};
+use crate::spec::DeclaredColumn;
 pub use crate::vectors::Vectors;
 use crate::vectors::is_vector;
 
@@ -81,17 +82,21 @@ impl Table {
         self.find(column).ok_or_else(|| no_column(&self.files[0], column))
     }
 
-    /// The score columns that the run which made the table says it made; none, where it says
-    /// nothing.
+    /// The score columns that the run which made the table says it made and that are there; none,
+    /// where it says nothing.
     pub fn made_scores(&self) -> Vec<String> {
         let mut pairs = self.files[0].made_by.iter();
         let pipeline = pairs.find(|pair| pair.key == "clipmill.pipeline");
         let text = pipeline.and_then(|pair| pair.value.as_deref()).unwrap_or_default();
         let parsed = text.parse::<toml::Table>().unwrap_or_default();
         let columns = parsed.get("columns").and_then(toml::Value::as_table);
-        let is_score = |kind: &toml::Value| matches!(kind.as_str(), Some("cosine" | "clip_score"));
-        let scores = columns.into_iter().flatten().filter(|(_, kind)| is_score(kind));
-        scores.map(|(name, _)| name.clone()).collect()
+        let is_score = |declared: &toml::Value| {
+            let declared = declared.clone().try_into::<DeclaredColumn>();
+            declared.is_ok_and(|declared| declared.kind.is_score())
+        };
+        let scores = columns.into_iter().flatten().filter(|(_, declared)| is_score(declared));
+        let names = scores.map(|(name, _)| name.clone());
+        names.filter(|name| self.find(name).is_some()).collect()
     }
 
     /// A column that may be there.

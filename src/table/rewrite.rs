@@ -24,6 +24,7 @@ use super::copy::{Block, Copier, Decided, OpenGroup, Task, arrow_error};
 use crate::error::Error;
 use crate::files::{self, Lock};
 use crate::manifest::{Manifest, SUCCESS};
+use crate::regular;
 use crate::sink::{GroupsFile, PartOptions, Published, ROW_GROUP_BYTES};
 use crate::travel::travel_schema;
 
@@ -79,7 +80,7 @@ pub struct Written {
 /// # Errors
 /// `OutputExists` as `rewrite` has it, `ColumnThere` for an added column that the table has.
 pub fn made(table: &Table, new: &NewTable<'_>) -> Result<Option<Written>, Error> {
-    check_added(table, new)?;
+    check(table, new)?;
     found(new, &asked_for(table, new))
 }
 
@@ -110,6 +111,7 @@ pub fn rewrite_seeing(
     mut change: impl FnMut(u64, &RecordBatch) -> Result<Change, Error>,
     summary: impl FnOnce() -> Value,
 ) -> Result<Written, Error> {
+    check(table, new)?;
     let mut written = asked_for(table, new);
     if let Some(found) = found(new, &written)? {
         return Ok(found);
@@ -175,7 +177,7 @@ impl Written {
     /// How a folder came about, or `None` where it does not say.
     pub fn read(dir: &Path) -> Result<Option<Self>, Error> {
         let path = dir.join(FILE_NAME);
-        match fs::read(&path) {
+        match regular::read(&path) {
             Ok(text) => Ok(serde_json::from_slice(&text).ok()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("read", path)(error)),
@@ -219,7 +221,8 @@ fn found(new: &NewTable<'_>, wanted: &Written) -> Result<Option<Written>, Error>
             exists(format!("what `clipmill {}` made", found.command))
         }
         Some(found) if !found.is_same_job(wanted) && is_complete && !new.overwrite => exists(
-            "the result of other settings or another input (--overwrite replaces it)".to_owned(),
+            "the result of other settings or another input (--overwrite replaces it; in a pipeline \
+             --redo-changed does)".to_owned(),
         ),
         Some(_) => Ok(None),
         None => match foreign_entry(new.dir)? {
@@ -264,6 +267,22 @@ fn json(written: &Written) -> Vec<u8> {
     serde_json::to_vec_pretty(written).expect("it is plain data")
 }
 
+/// What can be known to be wrong before anything is read or written.
+///
+/// # Errors
+/// `ColumnThere`, and `OutputExists` for a folder that the table itself lies in.
+pub fn check(table: &Table, new: &NewTable<'_>) -> Result<(), Error> {
+    check_added(table, new)?;
+    let dir = new.dir.canonicalize().unwrap_or_else(|_| new.dir.to_owned());
+    match table.files().iter().any(|file| file.full_path().parent() == Some(&*dir)) {
+        false => Ok(()),
+        true => {
+            let found = "the table that is read".to_owned();
+            Err(Error::OutputExists { path: new.dir.to_owned(), found })
+        }
+    }
+}
+
 fn check_added(table: &Table, new: &NewTable<'_>) -> Result<(), Error> {
     match new.added.iter().find(|field| table.find(field.name()).is_some()) {
         None => Ok(()),
@@ -297,7 +316,6 @@ impl<'a> Writer<'a> {
     fn new(table: &'a Table, new: &'a NewTable<'a>, copier: &'a Copier<'a>) -> Result<Self, Error> {
         let file = &table.files()[0];
         let own = table.written_schema();
-        check_added(table, new)?;
         let with = |schema: &Schema| {
             let fields: Vec<_> = schema.fields().iter().chain(&new.added).cloned().collect();
             Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))

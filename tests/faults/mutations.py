@@ -143,18 +143,19 @@ MUTANTS = [
      "if !planned && (recorded.contains_key(&name) || is_ours()?) {",
      "if !planned && (MUTANT || recorded.contains_key(&name) || is_ours()?) {",
      "resume", "what_is_not_clipmills"),
-    ("the digest of an input's footer", "plan/provenance.rs",
-     "let InputFile { rows, bytes, modified, footer, .. } = input;",
-     "let InputFile { rows, bytes, modified, footer, .. } = input;\n"
+    ("the digest of an input's footer", "source/input.rs",
+     "let Self { rows, bytes, modified, footer, .. } = self;",
+     "let Self { rows, bytes, modified, footer, .. } = self;\n"
      "let footer = if MUTANT { \"\" } else { footer.as_str() };",
      "resume", "what_a_run_reads"),
-    ("when an input was written", "plan/provenance.rs",
-     "let value =\n", "let modified = if MUTANT { &0 } else { modified };\nlet value =\n",
+    ("when an input was written", "source/input.rs",
+     'format!("{rows} rows, {bytes} bytes, written {modified} ns, footer sha256 {footer}")',
+     "let modified = if MUTANT { &0 } else { modified };\n"
+     'format!("{rows} rows, {bytes} bytes, written {modified} ns, footer sha256 {footer}")',
      "faults", "what_changed_is_named"),
     ("the digest of the weights", "plan/provenance.rs",
-     '"weights sha256".to_owned(), plan.model.weights_sha256()?',
-     '"weights sha256".to_owned(), '
-     "if MUTANT { String::new() } else { plan.model.weights_sha256()? }",
+     "let weights = plan.model.weights_sha256()?;",
+     "let weights = if MUTANT { String::new() } else { plan.model.weights_sha256()? };",
      "resume", "what_a_run_reads"),
     ("the digest of the tokenizer", "plan/provenance.rs",
      'digests.join(" ")', 'if MUTANT { String::new() } else { digests.join(" ") }',

@@ -98,3 +98,6 @@ table("hostile", hostile, 50)
 # The same as the words of failures.
 table("words", {"status": text(many), "error_message": text(many), "image_path": text(many),
                 "similarity": hostile["similarity"]})
+# To cluster and to filter.
+vectors = pa.FixedSizeListArray.from_arrays(pa.array(random.random(24).astype(np.float32)), 2)
+table("embedded", {"x": list(range(12)), "image_embedding": vectors}, 12)

@@ -67,13 +67,15 @@ fn no_hash(table: &Table, column: &str, kind: &str) -> Error {
 }
 
 /// The column that decides which row is kept.
-pub fn score_column<'a>(table: &Table, spec: &'a DedupSpec) -> Result<Option<&'a str>, Error> {
+pub fn score_column(table: &Table, spec: &DedupSpec) -> Result<Option<String>, Error> {
     let Some(name) = spec.score.as_deref() else {
-        let is_number = |field: &Field| field.data_type().is_numeric();
-        return Ok(table.find(SIMILARITY).is_some_and(is_number).then_some(SIMILARITY));
+        let is_number =
+            |name: &String| table.find(name).is_some_and(|field| field.data_type().is_numeric());
+        let usual = table.made_scores().into_iter().chain([SIMILARITY.to_owned()]);
+        return Ok(usual.into_iter().find(is_number));
     };
     match table.field(name)?.data_type().is_numeric() {
-        true => Ok(Some(name)),
+        true => Ok(Some(name.to_owned())),
         false => Err(table.wrong_type(name, "a number is needed to tell the best row".into())),
     }
 }

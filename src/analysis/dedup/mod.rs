@@ -91,6 +91,7 @@ impl Found {
 pub fn dedup(table: &Table, spec: &DedupSpec, device: Device) -> Result<Written, Error> {
     asked::check(table, spec)?;
     let score = asked::score_column(table, spec)?;
+    let score = score.as_deref();
     let new = NewTable {
         dir: &spec.path,
         command: "dedup",

@@ -69,7 +69,7 @@ impl Columns {
         let own = |asked: &Option<String>, pipeline: Option<String>, names: &[&str], does| {
             Self::pick(table, (asked, pipeline, names), does)
         };
-        let score = own(&spec.score, made.score(), &SCORES, NUMBER)?;
+        let score = own(&spec.score, table.made_scores().into_iter().next(), &SCORES, NUMBER)?;
         let data_type = score.as_ref().and_then(|name| table.find(name)).map(Field::data_type);
         let rounding = match data_type {
             Some(DataType::Float16) => Rounding::F16,
@@ -159,7 +159,10 @@ impl Made {
 
     /// The name of an input column.
     fn source(&self, key: &str) -> Option<String> {
-        Some(self.section(&["source", "parquet"])?.get(key)?.as_str()?.to_owned())
+        let found = self.section(&["source", "parquet"])?.get(key)?;
+        // Of several captions the first.
+        let first = found.as_array().and_then(|names| names.first()).unwrap_or(found);
+        Some(first.as_str()?.to_owned())
     }
 
     /// The output column of a kind.
@@ -167,10 +170,6 @@ impl Made {
         let columns = self.section(&["columns"])?;
         let (name, _) = columns.iter().find(|(_, is)| is.as_str() == Some(kind.as_str()))?;
         Some(name.clone())
-    }
-
-    fn score(&self) -> Option<String> {
-        self.column(ColumnSpec::Cosine).or_else(|| self.column(ColumnSpec::ClipScore))
     }
 
     /// Where the images were.

@@ -159,7 +159,8 @@ fn usual_cut(scores: &Bins, ruler: Option<&Ruler>) -> f64 {
     let Some(ruler) = ruler else { return 0.0 };
     let cut = scores.quantile(0.25);
     let all = ruler.thresholds(ruler.edges()[0]);
-    all[all.partition_point(|threshold| *threshold < cut).min(all.len() - 1)]
+    // One that keeps at least as many.
+    all[all.partition_point(|threshold| *threshold <= cut).saturating_sub(1)]
 }
 
 fn old_name(spec: &ReportSpec) -> String {

@@ -161,7 +161,8 @@ fn loader(answer: &Answer, images_root: Option<&Path>) -> Result<PathLoader, Err
         of_run.and_then(|image| image.clone().try_into::<ImagePathSpec>().ok());
     let spec = match (images_root, of_run) {
         (Some(root), _) => ImagePathSpec { root: root.to_owned(), allow_absolute: false },
-        (None, Some(spec)) => spec,
+        // It gives no leave to read absolute paths, whatever it says.
+        (None, Some(spec)) => ImagePathSpec { allow_absolute: false, ..spec },
         (None, None) => {
             let problem = "the table does not say where its images are".to_owned();
             return Err(Error::Setting { key: "images".into(), problem });
