@@ -34,6 +34,13 @@
 //! are read; each batch brings the slot in which the writer waits for it, so rows keep their order
 //! and a slow device holds up no more memory than there are slots.
 //!
+//! # What is done with the scores
+//!
+//! [`table`] reads a run's output, or anybody's Parquet, by columns and row groups, and writes tables
+//! anew; [`analysis`] says what of them (`label`, `cluster`, `dedup`, `filter`, `search`, `report`).
+//! Each is a command and a section of the pipeline file: `command/steps.rs` runs them in that order
+//! once a run's parts are complete, each over what the one before wrote.
+//!
 //! # The sums
 //!
 //! What a row costs, from the shapes (a multiplication and an addition are 2 FLOP; captions of 16

@@ -1,9 +1,10 @@
 //! What was done, from what, with what: `_manifest.json` in the output folder.
 //!
 //! A run reads it to know which parts are complete and whether they were made in the way that is
-//! asked for now. It is replaced atomically after every part. It holds no rows and no scores. What
-//! it says of a part, the part says of itself, so that a manifest that is lost or damaged can be
-//! made again (`plan::resume` does).
+//! asked for now. It is replaced atomically after every part; those of shares are collected in it by
+//! `finalize`. It holds no rows and no scores. What it says of a part, the part says of itself, so
+//! that a manifest that is lost or damaged can be made again (`plan::resume` does); but for the
+//! images that ended a process, which then end one more.
 //!
 //! # Which crash window does what
 //!
@@ -20,7 +21,7 @@
 //! | the report and `_SUCCESS` | the same and a report | writes the mark |
 //! | `_SUCCESS` and exit | a complete output | does nothing |
 //! | `_SUCCESS` removed and parts redone (`--redo-changed`) | a manifest without the old parts | does the rest of them |
-//! | a decoder's crash | the rows it was at, in `_in_flight` | tries each in a child process (`crash`) |
+//! | a decoder's crash | the rows it was at, in `_in_flight` | tries each in a child process (`crash`); `finalize` leaves them to a run |
 //!
 //! `rename` that was done and reported as failed is the fourth row. What no row covers: a disk that
 //! says that bytes are safe and loses them (`verify` finds it), two machines on a network file
