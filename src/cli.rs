@@ -487,11 +487,6 @@ impl SearchArgs {
             cache: !self.no_cache,
         }
     }
-
-    /// Whether anything is asked for.
-    pub fn asks(&self) -> bool {
-        !(self.queries.is_empty() && self.image.is_empty() && self.like.is_empty())
-    }
 }
 
 /// The model of a command that encodes a few texts or images.
@@ -573,8 +568,10 @@ impl ReportArgs {
 #[derive(Debug, Args)]
 pub struct ClusterArgs {
     /// A run's output folder, a Parquet file with an embedding column, or a quoted glob.
+    #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// The output folder: the same rows with the cluster and the distance from its centroid.
+    #[arg(value_name = "OUT")]
     pub output: PathBuf,
     /// How many clusters.
     #[arg(long, value_name = "K", required_unless_present = "centroids")]
@@ -645,8 +642,10 @@ impl ClusterArgs {
 #[derive(Debug, Args)]
 pub struct DedupArgs {
     /// A run's output folder, a Parquet file, or a quoted glob.
+    #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// The output folder.
+    #[arg(value_name = "OUT")]
     pub output: PathBuf,
     /// Rows of equal content: the same image_sha256.
     #[arg(long)]

@@ -94,6 +94,21 @@ fn a_pipeline_goes_from_the_raw_table_to_the_kept_one_and_a_report() {
     assert!(again.stdout.contains("is complete already"), "{}", again.stdout);
     assert_eq!(before, ["scored", "unique", "kept"].map(|name| written(&part(name))));
 
+    let kept_rows = format!("{kept} rows, every digest fits");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    assert!(clipmill(["verify", &at("kept")]).ok().stdout.contains(&kept_rows));
+    let mut bytes = fs::read(part("kept")).expect("a part");
+    bytes[200] ^= 1;
+    fs::create_dir(dir.path().join("flipped")).expect("a folder");
+    fs::copy(dir.path().join("kept/_made.json"), dir.path().join("flipped/_made.json"))
+        .expect("copied");
+    fs::write(part("flipped"), bytes).expect("written");
+    let flipped = clipmill(["verify", &at("flipped")]);
+    assert_eq!(flipped.code, 1);
+    for says in ["part-00000.parquet does not have", "_SUCCESS is missing"] {
+        assert!(flipped.stderr.contains(says), "{}", flipped.stderr);
+    }
+
     // No step of its own replaces what it reads.
     for command in ["cluster", "dedup", "filter"] {
         let unique = dir.path().join("unique").display().to_string();

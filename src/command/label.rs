@@ -30,8 +30,8 @@ pub fn label(args: &LabelArgs) -> Result<(), Error> {
 }
 
 /// Labels as a pipeline file's `[label]` says; returns what the terminal shows.
-pub fn step(spec: &LabelSpec, input: &Path) -> Result<String, Error> {
-    let model = ModelArgs { model: None, device: DeviceSpec::Auto, precision: PrecisionSpec::Auto };
+pub fn step(spec: &LabelSpec, input: &Path, device: DeviceSpec) -> Result<String, Error> {
+    let model = ModelArgs { model: None, device, precision: PrecisionSpec::Auto };
     done(spec, input, &model)
 }
 

@@ -15,22 +15,22 @@ use crate::spec::{DeviceSpec, PrecisionSpec, SearchSpec};
 
 pub fn search(args: &SearchArgs) -> Result<(), Error> {
     let spec = args.spec();
-    if !args.asks() {
-        let problem = "name a text, or --image or --like".to_owned();
-        return Err(Error::Setting { key: "search".into(), problem });
-    }
     let answer = find(&spec, &args.input, &args.model)?;
     table::print(&if args.json { as_json(&answer) } else { shown(&spec, &answer) })
 }
 
 /// Searches as a pipeline file's `[search]` says; returns what the terminal shows.
-pub fn step(spec: &SearchSpec, input: &Path) -> Result<String, Error> {
-    let model = ModelArgs { model: None, device: DeviceSpec::Auto, precision: PrecisionSpec::Auto };
+pub fn step(spec: &SearchSpec, input: &Path, device: DeviceSpec) -> Result<String, Error> {
+    let model = ModelArgs { model: None, device, precision: PrecisionSpec::Auto };
     Ok(shown(spec, &find(spec, input, &model)?))
 }
 
 /// Searches, and writes the page where one is wanted.
 fn find(spec: &SearchSpec, input: &Path, model: &ModelArgs) -> Result<Answer, Error> {
+    if !spec.asks() {
+        let problem = "name a text, or --image or --like (queries, images, like)".to_owned();
+        return Err(Error::Setting { key: "search".into(), problem });
+    }
     spec.html.iter().try_for_each(|page| super::check_page("--html", page))?;
     let answer = Answer::find(spec, input, model)?;
     if let Some(path) = &spec.html {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{cluster, dedup, filter, label, report, search};
 use crate::error::Error;
 use crate::progress;
-use crate::spec::{PipelineSpec, SinkSpec};
+use crate::spec::{DeviceSpec, PipelineSpec, SinkSpec};
 
 /// Does a step over a table; gives what the terminal shows.
 type Work<'a> = Box<dyn Fn(&Path) -> Result<String, Error> + 'a>;
@@ -72,6 +72,8 @@ fn announce(name: &str) {
 }
 
 fn steps(spec: &PipelineSpec, overwrite: bool) -> Vec<Step<'_>> {
+    let device = spec.run.device;
+    let or_the_runs = |own: DeviceSpec| if own == DeviceSpec::Auto { device } else { own };
     let mut steps = Vec::new();
     let mut add = |name, output, work: Work<'static>| {
         let work = Box::new(move |input: &Path| {
@@ -83,16 +85,18 @@ fn steps(spec: &PipelineSpec, overwrite: bool) -> Vec<Step<'_>> {
     if let Some(own) = &spec.label {
         let mut changed = own.clone();
         changed.overwrite |= overwrite;
-        add("label", Some(&*own.path), Box::new(move |input| label::step(&changed, input)));
+        add("label", Some(&*own.path), Box::new(move |input| label::step(&changed, input, device)));
     }
     if let Some(own) = &spec.cluster {
         let mut changed = own.clone();
         changed.overwrite |= overwrite;
+        changed.device = or_the_runs(changed.device);
         add("cluster", Some(&*own.path), Box::new(move |input| cluster::step(&changed, input)));
     }
     if let Some(own) = &spec.dedup {
         let mut changed = own.clone();
         changed.overwrite |= overwrite;
+        changed.device = or_the_runs(changed.device);
         add("dedup", Some(&*own.path), Box::new(move |input| dedup::step(&changed, input)));
     }
     if let Some(own) = &spec.filter {
@@ -102,7 +106,7 @@ fn steps(spec: &PipelineSpec, overwrite: bool) -> Vec<Step<'_>> {
     }
     if let Some(own) = &spec.search {
         let own = own.clone();
-        add("search", None, Box::new(move |input| search::step(&own, input)));
+        add("search", None, Box::new(move |input| search::step(&own, input, device)));
     }
     if let Some(own) = &spec.report {
         let own = own.clone();

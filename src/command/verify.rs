@@ -1,4 +1,5 @@
-//! `clipmill verify`: every part of an output against the manifest's digests.
+//! `clipmill verify`: every part of an output against the digests that the folder records, of a run
+//! in its manifest, of what else writes tables in `_made.json`.
 
 use std::path::Path;
 
@@ -8,9 +9,13 @@ use crate::digest;
 use crate::error::Error;
 use crate::manifest::{Manifest, PartRecord, SUCCESS};
 use crate::source::find_files;
+use crate::table::Written;
 
 pub fn verify(args: &VerifyArgs) -> Result<(), Error> {
     let dir = &args.output;
+    if let Some(made) = Written::read(dir)? {
+        return verify_made(dir, &made);
+    }
     let manifest = Manifest::read(dir)?.ok_or_else(|| Error::NotFound {
         what: "the manifest of",
         path: dir.clone(),
@@ -44,6 +49,30 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Error> {
     let rows = manifest.parts.values().map(|part| part.rows_out).sum();
     let n_parts = manifest.parts.len() as u64;
     let (parts, rows) = (table::counted(n_parts, "part"), table::counted(rows, "row"));
+    table::print(&format!("{}: {parts}, {rows}, every digest fits\n", dir.display()))
+}
+
+/// The same for a table that a command has written anew.
+fn verify_made(dir: &Path, made: &Written) -> Result<(), Error> {
+    let mut problems = Vec::new();
+    for (name, digest) in &made.parts {
+        let path = dir.join(name);
+        match path.exists() {
+            false => problems.push(format!("{name} is missing")),
+            true if digest::of_file(&path)? != *digest => {
+                problems.push(format!("{name} does not have the recorded digest"));
+            }
+            true => {}
+        }
+    }
+    if !dir.join(SUCCESS).exists() {
+        problems.push(format!("{SUCCESS} is missing: `clipmill {}` has not ended", made.command));
+    }
+    if !problems.is_empty() {
+        return Err(Error::Verify { path: dir.to_owned(), problems });
+    }
+    let parts = table::counted(made.parts.len() as u64, "part");
+    let rows = table::counted(made.rows_out, "row");
     table::print(&format!("{}: {parts}, {rows}, every digest fits\n", dir.display()))
 }
 

@@ -29,6 +29,13 @@ pub struct SearchSpec {
     pub cache: bool,
 }
 
+impl SearchSpec {
+    /// Whether anything is searched for.
+    pub fn asks(&self) -> bool {
+        !(self.queries.is_empty() && self.images.is_empty() && self.like.is_empty())
+    }
+}
+
 impl Default for SearchSpec {
     fn default() -> Self {
         Self {
