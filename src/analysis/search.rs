@@ -14,7 +14,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use self::column::{Column, Ready};
+use self::column::Column;
 use self::file::VectorFile;
 use self::top::{Scan, exact_parts};
 use crate::error::Error;
@@ -100,10 +100,6 @@ impl<'a> Index<'a> {
         self.column.dim
     }
 
-    pub fn element(&self) -> Element {
-        self.column.element
-    }
-
     /// A row's vector, of unit length, if it has one.
     ///
     /// # Errors
@@ -116,24 +112,6 @@ impl<'a> Index<'a> {
             None => self.column.vector(row, &mut keep)?,
         }
         Ok(found)
-    }
-
-    /// Calls `with` for every row that has a vector, in order, with the vector at unit length.
-    ///
-    /// # Errors
-    /// What reading gives, and `with`.
-    pub fn each(
-        &self,
-        mut with: impl FnMut(u64, Vec<f32>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let mut some = |first: u64, ready: &Ready| {
-            let rows = (0..ready.inverse.len()).filter(|row| ready.inverse[*row] > 0.0);
-            rows.into_iter().try_for_each(|row| with(first + row as u64, unit(ready.vector(row))))
-        };
-        match &self.file {
-            Some(file) => file.batches().try_for_each(|(first, ready)| some(first, &ready)),
-            None => self.column.scan(|first, ready| some(first, ready)),
-        }
     }
 
     /// The `top` nearest rows of each query; fewer where there are no more.

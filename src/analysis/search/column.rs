@@ -174,18 +174,6 @@ impl<'a> Column<'a> {
         Ok(())
     }
 
-    /// The same for the whole column.
-    pub fn scan(
-        &self,
-        mut with: impl FnMut(u64, &Ready) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        for piece in self.table.pieces() {
-            let rows = self.table.read(piece, Some(&self.columns()))?;
-            self.piece((piece, rows), &mut Reasons::default(), &mut with)?;
-        }
-        Ok(())
-    }
-
     /// How many rows have a vector, and how many have none.
     pub fn count(&self) -> Result<(u64, BTreeMap<String, u64>), Error> {
         let (scan, searched, without) = self.nearest(|| Scan::new(&[], self.dim, 0))?;

@@ -17,7 +17,7 @@ use std::sync::Mutex;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use super::column::{Column, Element, Ready, Reasons};
+use super::column::{Column, Element, Reasons};
 use super::top::{BLOCK, Scan};
 use crate::analysis::dots::f16_bytes;
 use crate::digest;
@@ -146,19 +146,6 @@ impl VectorFile {
                 Element::F32 => scan.block.set_f32_bytes(row, bytes),
             }
         }
-    }
-
-    /// The vectors in order, a block at a time.
-    pub fn batches(&self) -> impl Iterator<Item = (u64, Ready)> {
-        let mut scan = Scan::new(&[], self.dim, 0);
-        (0..self.rows()).step_by(BLOCK).map(move |first| {
-            let rows = first..(first + BLOCK as u64).min(self.rows());
-            self.load(rows.clone(), &mut scan);
-            let n = (rows.end - rows.start) as usize;
-            let values = (0..n).flat_map(|row| scan.block.get(row)).copied().collect();
-            let inverse = rows.map(|row| self.inverse(row)).collect();
-            (first, Ready { values, dim: self.dim, inverse })
-        })
     }
 
     /// Gives a row's vector to `keep`, if it has one.
