@@ -183,6 +183,7 @@ Examples:
   clipmill search out/sample 'a red apple' 'a cat'
   clipmill search out/sample --image apple.png --top 50 --html apples.html
   clipmill search out/sample --like 17 --json | jq '.queries[0].hits'
+  clipmill search out/sample --export sample.usearch
 
 The first search puts the vectors into a file beside the table (_vectors-COLUMN.bin in a folder), the
 next ones read that alone. It is made again when the table changes, and can be removed.";
@@ -320,7 +321,7 @@ pub struct FilterArgs {
     pub condition: Option<String>,
     /// Keep this share of the usable rows (not failed, with a score), those that score highest: at
     /// least that many, and those that tie with the last. Exact, over all files: every score is
-    /// held, 8 bytes a row.
+    /// held, 16 bytes a row at the most.
     #[arg(long, value_name = "F", conflicts_with = "keep_quantile")]
     pub keep_top: Option<f64>,
     /// Keep rows that score at least this quantile of the usable rows' scores, as numpy.quantile
@@ -337,7 +338,7 @@ pub struct FilterArgs {
     pub preset: Option<Preset>,
     /// The column that holds something, where it is not a usual one: uid, caption, width, height,
     /// language or image_bytes. Give it again for more.
-    #[arg(long = "column", value_name = "WHAT=NAME")]
+    #[arg(long = "map", value_name = "WHAT=NAME")]
     pub columns: Vec<String>,
     /// A folder for the other rows, with a column `rejected_by` that names the rule.
     #[arg(long, value_name = "DIR")]
@@ -417,6 +418,9 @@ pub struct LabelArgs {
     pub overwrite: bool,
     #[command(flatten)]
     pub model: ModelArgs,
+    /// As one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 impl LabelArgs {
@@ -425,7 +429,7 @@ impl LabelArgs {
         LabelSpec {
             templates: self.template.clone(),
             imagenet_templates: self.imagenet_templates,
-            top: self.top.get(),
+            top: self.top,
             column: self.column.clone(),
             name: self.name.clone(),
             overwrite: self.overwrite,
@@ -451,8 +455,8 @@ pub struct SearchArgs {
     #[arg(long, value_name = "ROW")]
     pub like: Vec<u64>,
     /// Results a query.
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub top: usize,
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(10).expect("10 is not 0"))]
+    pub top: NonZeroUsize,
     /// The column that is searched: a list of f16, f32 or f64. By default image_embedding.
     #[arg(long, value_name = "COLUMN")]
     pub column: Option<String>,
@@ -463,6 +467,11 @@ pub struct SearchArgs {
     /// that made the table.
     #[arg(long, value_name = "DIR")]
     pub images_root: Option<PathBuf>,
+    /// Write an approximate index (HNSW) of the column in USearch's format, and say how many of
+    /// the 10 nearest it finds. Its keys are row numbers. For tables too large to be scanned by
+    /// each query.
+    #[arg(long, value_name = "FILE.usearch")]
+    pub export: Option<PathBuf>,
     /// Read the table each time, and put no file of vectors beside it.
     #[arg(long)]
     pub no_cache: bool,
@@ -484,6 +493,7 @@ impl SearchArgs {
             column: self.column.clone(),
             html: self.html.clone(),
             images_root: self.images_root.clone(),
+            export: self.export.clone(),
             cache: !self.no_cache,
         }
     }
@@ -545,6 +555,9 @@ pub struct ReportArgs {
     /// Draws other random pairs. The same seed gives the same page.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// What the terminal shows, as one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 impl ReportArgs {
@@ -664,12 +677,12 @@ pub struct DedupArgs {
     pub distance: u32,
     /// The least cosine of embeddings that are near. Lower finds more that mean the same.
     #[arg(long, value_name = "COSINE", default_value_t = default_threshold(), requires = "semantic")]
-    pub threshold: f32,
+    pub threshold: f64,
     /// K-means cells. More take less time and miss more. By default the square root of the rows.
     #[arg(long, value_name = "K", requires = "semantic")]
     pub cells: Option<NonZeroU32>,
     /// The cells' seed.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "semantic")]
     pub seed: u64,
     /// The column whose highest value of a group is kept. By default similarity where there is one;
     /// else the first row is.
@@ -679,22 +692,22 @@ pub struct DedupArgs {
     #[arg(long)]
     pub mark: bool,
     /// The column that --exact compares: a hash, or the image's bytes.
-    #[arg(long, value_name = "COLUMN", default_value = "image_sha256")]
+    #[arg(long, value_name = "COLUMN", default_value = "image_sha256", requires = "exact")]
     pub exact_column: String,
     /// The column that --perceptual compares: 64 bits.
-    #[arg(long, value_name = "COLUMN", default_value = "image_phash")]
+    #[arg(long, value_name = "COLUMN", default_value = "image_phash", requires = "perceptual")]
     pub phash_column: String,
     /// The embedding column that --semantic compares. By default image_embedding.
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", requires = "semantic")]
     pub column: Option<String>,
     /// The new column: the input's row that a row's group is kept by.
     #[arg(long, value_name = "NAME", default_value = "duplicate_group")]
     pub group_column: String,
     /// The new column with --mark: whether the row is not the one that is kept.
-    #[arg(long, value_name = "NAME", default_value = "is_duplicate")]
+    #[arg(long, value_name = "NAME", default_value = "is_duplicate", requires = "mark")]
     pub duplicate_column: String,
     /// Where --semantic multiplies: auto, cpu, cuda or cuda:N.
-    #[arg(long, value_name = "DEVICE", default_value_t = DeviceSpec::Auto)]
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceSpec::Auto, requires = "semantic")]
     pub device: DeviceSpec,
     /// Replace an output of other settings.
     #[arg(long)]

@@ -82,20 +82,17 @@ impl Drop for InFlight<'_> {
 }
 
 impl Journal {
-    /// A journal for so many threads in an output folder. `of` tells the journals of several
-    /// processes apart.
-    pub fn create(dir: &Path, of: &str, threads: usize) -> Result<Self, Error> {
-        let path = dir.join(format!("{NAME}{of}"));
-        let temporary = files::temporary(&path);
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(true);
-        let mut file = options.open(&temporary).map_err(Error::io("create", &temporary))?;
+    /// A journal for so many threads in an output folder, under a name that no other has had: that
+    /// of a dead process is there until its rows were tried.
+    pub fn create(dir: &Path, threads: usize) -> Result<Self, Error> {
+        let (mut file, path) = files::create_unique(dir, NAME)?;
         // Room on the disk: a hole that cannot be filled ends the process where it is written to.
         file.write_all(&vec![0; (threads + 1) * size_of::<Slot>()])
-            .map_err(Error::io("write", &temporary))?;
+            .map_err(Error::io("write", &path))?;
         // Under its name it is locked, and nobody takes it for that of a dead process.
         flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| Error::io("lock", &temporary)(error.into()))?;
+            .map_err(|error| Error::io("lock", &path)(error.into()))?;
+        let temporary = files::temporary(&path);
         fs::rename(&temporary, &path).map_err(Error::io("rename into place", &path))?;
         // SAFETY: the file is this process's own, and locked; nobody makes it shorter.
         let map = unsafe { MmapMut::map_mut(&file) }.map_err(Error::io("map", &path))?;
@@ -186,9 +183,13 @@ pub fn left_behind(dir: &Path) -> Result<(Vec<PathBuf>, Vec<RowId>), Error> {
         }
         let path = entry.path();
         // For writing too: NFS locks nothing else.
-        let open = File::options().read(true).write(true).open(&path);
-        let mut file = open.map_err(Error::io("open", &path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let mut file = match File::options().read(true).write(true).open(&path) {
+            // Its process has ended well meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            open => open.map_err(Error::io("open", &path))?,
+        };
+        // Shared: others may be looking as well.
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
             // The living hold theirs.
             Err(Errno::WOULDBLOCK) => continue,
             locked => locked.map_err(|error| Error::io("lock", &path)(error.into()))?,
@@ -378,27 +379,43 @@ mod tests {
     #[test]
     fn a_journal_tells_what_was_in_flight_and_an_idle_one_removes_itself() {
         let dir = tempfile::tempdir().expect("a scratch folder");
-        let journal = Journal::create(dir.path(), "", 2).expect("created");
+        let journal = Journal::create(dir.path(), 2).expect("created");
         drop(journal.enter(RowId { part: 0, row: 5 }));
         assert_eq!(left_behind(dir.path()).expect("listed"), (vec![], vec![]), "it is alive");
         drop(journal);
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
 
-        let journal = Journal::create(dir.path(), ".part-00003", 2).expect("created");
+        let journal = Journal::create(dir.path(), 2).expect("created");
         let row = RowId { part: 3, row: 17 };
         // As a process does that dies here.
         std::mem::forget(journal.enter(row));
         drop(journal);
+        let living = Journal::create(dir.path(), 2).expect("created");
+        let _decoding = living.enter(RowId { part: 4, row: 0 });
         let (journals, rows) = left_behind(dir.path()).expect("listed");
         assert_eq!(rows, [row]);
         forget(&journals).expect("removed");
         assert_eq!(left_behind(dir.path()).expect("listed"), (vec![], vec![]));
+        assert!(living.path.exists(), "the living keep theirs");
+    }
+
+    #[test]
+    fn whoever_looks_while_another_does_finds_the_same() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let journal = Journal::create(dir.path(), 1).expect("created");
+        let row = RowId { part: 0, row: 1 };
+        std::mem::forget(journal.enter(row));
+        let path = journal.path.clone();
+        drop(journal);
+        let looking = File::open(path).expect("there");
+        flock(&looking, FlockOperation::NonBlockingLockShared).expect("free");
+        assert_eq!(left_behind(dir.path()).expect("listed").1, [row]);
     }
 
     #[test]
     fn a_row_that_takes_too_long_is_called_out_and_a_quick_one_is_not() {
         let dir = tempfile::tempdir().expect("a scratch folder");
-        let journal = Arc::new(Journal::create(dir.path(), "", 1).expect("created"));
+        let journal = Arc::new(Journal::create(dir.path(), 1).expect("created"));
         let (tx, called) = channel();
         journal.watch(Duration::from_millis(100), move |row| tx.send(row).expect("the test waits"));
         for row in 0..20 {

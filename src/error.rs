@@ -95,6 +95,10 @@ pub enum Error {
     #[error("{} holds {found} rows where its footer says {expected}: the file is damaged", path.display())]
     RowCount { path: PathBuf, expected: u64, found: u64 },
 
+    /// An input that is not what it was when the job began.
+    #[error("{} was changed while it was read: leave it alone and run the same command again", path.display())]
+    InputChanged { path: PathBuf },
+
     /// A row whose values are larger than a batch may be.
     #[error("row {row} of {} holds {bytes} bytes, more than the {most} that a row may have: the file is damaged, or meant to exhaust the memory", path.display())]
     RowSize { path: PathBuf, row: u64, bytes: u64, most: u64 },
@@ -211,6 +215,7 @@ impl Error {
             | Error::Verify { .. }
             | Error::PartsMissing { .. }
             | Error::RowCount { .. }
+            | Error::InputChanged { .. }
             | Error::RowSize { .. }
             | Error::Io { .. }
             | Error::ModelFile { .. }
@@ -238,16 +243,21 @@ impl Error {
     }
 }
 
-/// Prints an error with its causes, in one line, on stderr.
-pub fn print(error: &Error) {
-    let mut message = format!("error: {error}");
+/// An error with its causes, in one line.
+pub fn in_words(error: &Error) -> String {
+    let mut message = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(source) = cause {
         message += &format!(": {source}");
         cause = source.source();
     }
+    message
+}
+
+/// Prints an error on stderr.
+pub fn print(error: &Error) {
     // Nobody is left to hear that stderr is closed; the exit code still tells.
-    let _ = writeln!(io::stderr(), "{}", disarmed(&message));
+    let _ = writeln!(io::stderr(), "error: {}", disarmed(&in_words(error)));
 }
 
 /// A text for a terminal: control characters from strangers' files are shown, not obeyed.
@@ -274,6 +284,11 @@ pub fn exit(error: &Error) -> ! {
 /// limit of the process or the system is reached, a network file system is away.
 pub fn passes(error: &io::Error) -> bool {
     use io::ErrorKind::*;
+    // `tempfile` puts the path around the system's error.
+    let within = error.get_ref().and_then(|within| within.source());
+    if let Some(error) = within.and_then(|within| within.downcast_ref::<io::Error>()) {
+        return passes(error);
+    }
     // EIO, ENOMEM, ENFILE, EMFILE, EAGAIN, ENOTCONN, ETIMEDOUT, EHOSTDOWN; not all have a stable
     // kind.
     matches!(

@@ -41,6 +41,25 @@ pub fn publish(file: File, path: &Path) -> Result<(), Error> {
     sync_folder(folder_of(path))
 }
 
+/// A new file under its temporary name, and the path that is to be its own, which begins with
+/// `prefix` and is no other's, of other processes and other times.
+pub fn create_unique(dir: &Path, prefix: &str) -> Result<(File, PathBuf), Error> {
+    let prefix = format!(".{prefix}.");
+    let file = draft(dir, &prefix)?.keep().map_err(|error| error.error);
+    let (file, temporary) = file.map_err(Error::io("write to", dir))?;
+    let name = temporary.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = name.strip_prefix('.').and_then(|name| name.strip_suffix(TEMPORARY));
+    Ok((file, dir.join(name.expect("`draft` puts both there"))))
+}
+
+/// A file whose name begins with `prefix` and ends as temporary ones do.
+fn draft(dir: &Path, prefix: &str) -> Result<NamedTempFile, Error> {
+    let mut builder = tempfile::Builder::new();
+    let builder = builder.prefix(prefix).suffix(TEMPORARY);
+    let builder = builder.permissions(fs::Permissions::from_mode(0o666));
+    builder.tempfile_in(dir).map_err(Error::io("write to", dir))
+}
+
 /// A file of any size that several processes may make at once: each writes under a name of its own,
 /// and the last one stays. What is not published is removed, after a kill by the next who comes.
 pub struct Draft(NamedTempFile);
@@ -51,10 +70,7 @@ impl Draft {
         let dir = folder_of(path);
         let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
         remove_dead_drafts(dir, &prefix);
-        let mut builder = tempfile::Builder::new();
-        let builder = builder.prefix(&prefix).suffix(TEMPORARY);
-        let builder = builder.permissions(fs::Permissions::from_mode(0o666));
-        let file = builder.tempfile_in(dir).map_err(Error::io("write to", dir))?;
+        let file = draft(dir, &prefix)?;
         // Without it the draft could be taken for a dead one: some file systems have no locks.
         let _ = flock(file.as_file(), FlockOperation::NonBlockingLockExclusive);
         Ok(Self(file))
@@ -203,8 +219,7 @@ fn lock(dir: &Path, name: &str, how: FlockOperation, what: &Path) -> Result<File
     match flock(&file, how) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
-            return Err(Error::Locked { path: what.to_owned(), holder });
+            return Err(Error::Locked { path: what.to_owned(), holder: holder(&path) });
         }
         Err(error) => return Err(Error::io("lock", &path)(error.into())),
     }
@@ -217,10 +232,24 @@ fn lock(dir: &Path, name: &str, how: FlockOperation, what: &Path) -> Result<File
     write_holder(file, &holder, &path)
 }
 
+/// Bytes that a holder's name takes, filled up with blanks: it is written at once, over the last
+/// one's, so that nobody reads half of it.
+const HOLDER: usize = 128;
+
 fn write_holder(file: File, holder: &str, path: &Path) -> Result<File, Error> {
-    let written = file.set_len(0).and_then(|()| file.write_all_at(holder.as_bytes(), 0));
-    written.map_err(Error::io("write", path))?;
+    let line = format!("{holder:<width$}\n", width = HOLDER - 1);
+    file.write_all_at(line.as_bytes(), 0).map_err(Error::io("write", path))?;
     Ok(file)
+}
+
+/// Who has a lock that is taken.
+fn holder(path: &Path) -> String {
+    let line = fs::read_to_string(path).unwrap_or_default();
+    match line.lines().next().map(str::trim_end) {
+        Some(holder) if !holder.is_empty() => holder.to_owned(),
+        // It has the lock and has not come to writing.
+        _ => "a process that has just begun".to_owned(),
+    }
 }
 
 /// Whether a file in an output folder is a lock, a killed run's temporary or made from the data to

@@ -44,7 +44,8 @@ pub type LoadModel = Box<dyn FnOnce() -> Result<Box<dyn DualEncoder>, Error> + S
 pub struct Stop(pub Arc<AtomicUsize>);
 
 impl Stop {
-    fn signal(&self) -> Option<i32> {
+    /// The signal, if one came.
+    pub fn signal(&self) -> Option<i32> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
             signal => Some(signal as i32),

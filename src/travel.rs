@@ -20,6 +20,15 @@ use parquet::schema::types::SchemaDescriptor;
 
 use leaves::{graft, map_leaves, without_text};
 
+/// Whether values of a declared type are strings.
+pub fn is_text(declared: &DataType) -> bool {
+    match declared {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_text(values),
+        _ => false,
+    }
+}
+
 /// The types that the columns of `declared` travel as.
 pub fn travel_schema(declared: &Schema) -> SchemaRef {
     let fields: Vec<_> = declared.fields().iter().map(travel_field).collect();

@@ -370,6 +370,7 @@ fn tables_that_exhaust_readers_are_refused_or_read_in_bounded_memory() {
         ("nested-100000", 1, "reading its footer ended the reader (signal 6)"),
         ("rows-negative", 1, "its footer claims -1 rows"),
         ("rows-huge", 1, "its footer claims 4611686018427387904 rows"),
+        ("checksum", 1, "Page CRC checksum mismatch"),
         ("rows-too-many", 1, "its footer claims 5 rows, and its row groups hold 0"),
     ] {
         let (ran, _) = run(name);
@@ -441,4 +442,32 @@ fn no_more_open_files_is_the_machines_fault_and_no_rows() {
     assert!(seen > 2, "{seen} limits were too low");
     run(&["--output", &output.display().to_string()]).ok();
     assert!(statuses(&output).iter().all(|(word, _)| word != "image_unreadable"));
+}
+
+/// What a reader that has seen enough does to a program that prints: it ends quietly.
+#[test]
+fn nobody_reading_is_no_panic() {
+    let dir = scratch();
+    let output = dir.path().display().to_string();
+    run(&["--output", &output]).ok();
+    for args in [
+        &["plan", "pipelines/sample.toml", "--json"][..],
+        &["check", "pipelines/sample.toml"],
+        &["inspect", &output],
+        &["verify", &output],
+        &["search", &output, "a red apple"],
+        &["run", "pipelines/sample.toml", "--output", &output],
+        &["completions", "bash"],
+        &["--help"],
+    ] {
+        // Its reading end is closed before the program begins, so that its first line fails.
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = common::command(args);
+        let ran = command.stdout(writer).output().expect("it starts");
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(!said.contains("panicked"), "{args:?}: {said}");
+        // Rust's programs ignore SIGPIPE, and this one takes it for no failure.
+        assert_eq!(ran.status.code(), Some(0), "{args:?}: {said}");
+    }
 }

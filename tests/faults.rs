@@ -14,12 +14,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, AsArray};
 use common::job::{
-    Faulty, PARTS, args, assert_same, finalize, library, random, share, trace, undisturbed,
+    Faulty, PARTS, args, assert_same, finalize, image_paths, images_with_killers, library, random,
+    share, trace, undisturbed,
 };
 use common::{clipmill, command, python, root, sample, scratch};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rayon::prelude::*;
 
 /// The independent checker, at work until it is asked for its opinion.
@@ -91,7 +90,7 @@ fn killed_at_every_step_and_again_while_it_recovers_a_run_ends_as_if_undisturbed
     assert!(counted.run("", &args(&output)).status.success());
     let n_events = counted.events(None);
     assert!(n_events > 50, "{n_events} events");
-    (1..=n_events).into_par_iter().for_each(|event| {
+    let again = (1..=n_events).into_par_iter().map(|event| {
         let (output, log) =
             (outputs.join(event.to_string()), dir.path().join(format!("{event}.log")));
         let run = Faulty { library: &library, output: &output, log: &log };
@@ -102,11 +101,20 @@ fn killed_at_every_step_and_again_while_it_recovers_a_run_ends_as_if_undisturbed
         // Recovering takes no more steps than the whole.
         let second = 1 + random(event as u64) as usize % n_events;
         run.run(&format!("{second}:kill"), &args(&output));
+        let again = run.fired() - 1;
         let last = run.run("", &args(&output));
         assert!(last.status.success(), "{event}: {}", String::from_utf8_lossy(&last.stderr));
         assert_same(&output, &wanted, &format!("killed at {event} and {second}"));
         trace(&log, &["--complete"]);
+        // What was complete was never made again.
+        for part in 0..PARTS {
+            let name = format!("part-{part:05}.parquet");
+            assert_eq!(run.published(&name), 1, "killed at {event} and {second}: {name}");
+        }
+        again
     });
+    let again: usize = again.sum();
+    assert!(again > n_events / 2, "{again} of {n_events} recoveries were killed");
     watch.finish();
 }
 
@@ -346,6 +354,7 @@ fn a_manifest_with_any_byte_changed_is_made_again_and_said_to_be() {
     let output = dir.path().join("undisturbed");
     let manifest = output.join("_manifest.json");
     let whole = fs::read(&manifest).expect("a manifest");
+    let mut noticed = 0;
     let positions = (0..trials(12) as u64).map(|trial| random(trial) as usize % whole.len());
     for at in positions {
         let mut flipped = whole.clone();
@@ -360,10 +369,12 @@ fn a_manifest_with_any_byte_changed_is_made_again_and_said_to_be() {
             ran.stderr
         );
         if !harmless {
+            noticed += 1;
             assert_same(&output, &wanted, &format!("byte {at}"));
         }
         fs::write(&manifest, &whole).expect("written");
     }
+    assert!(noticed > trials(12) / 2, "{noticed} changes mattered");
     // Gone with everything but the parts.
     for name in ["_manifest.json", "_SUCCESS", "run_report.json"] {
         fs::remove_file(output.join(name)).expect("removed");
@@ -432,35 +443,6 @@ fn what_changed_is_named_and_only_that_is_done_again_when_asked() {
     clipmill(["verify".to_owned(), output.display().to_string()]).ok();
 }
 
-/// The sample's images, row by row.
-fn image_paths() -> Vec<String> {
-    let file = fs::File::open(sample().join("captions.parquet")).expect("the sample");
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build();
-    let batches = reader.expect("a reader").map(|batch| batch.expect("a batch"));
-    let paths = batches.flat_map(|batch| {
-        let column = batch.column_by_name("image_path").expect("there").as_string::<i32>().clone();
-        (0..column.len()).map(move |row| column.value(row).to_owned()).collect::<Vec<_>>()
-    });
-    paths.collect()
-}
-
-/// A sample image whose decoder meets an end, as `killer.c` says.
-fn killer_image(how: char) -> Vec<u8> {
-    let image = fs::read(sample().join("images/003-1f31c.png")).expect("an image");
-    let text = format!("Comment\0CLIPMILL-KILLER-{how}");
-    let mut chunk = (text.len() as u32).to_be_bytes().to_vec();
-    chunk.extend(b"tEXt");
-    chunk.extend(text.as_bytes());
-    let crc = chunk[4..].iter().fold(!0_u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
-        })
-    });
-    chunk.extend((!crc).to_be_bytes());
-    // After the signature and the header.
-    [&image[..33], &chunk, &image[33..]].concat()
-}
-
 #[test]
 fn an_image_that_kills_its_decoder_does_so_once_and_is_a_row_then() {
     let dir = scratch();
@@ -471,19 +453,10 @@ fn an_image_that_kills_its_decoder_does_so_once_and_is_a_row_then() {
         ('H', Some(75), None, "it took more than 2 s"),
     ] {
         let root = dir.path().join(how.to_string());
-        fs::create_dir_all(root.join("images")).expect("a folder");
-        for entry in fs::read_dir(sample().join("images")).expect("the sample") {
-            let path = entry.expect("an entry").path();
-            let to = root.join("images").join(path.file_name().expect("a name"));
-            fs::copy(&path, to).expect("copied");
-        }
         // Two rows of different parts have it, the second under another name.
         let images = image_paths();
         let (first, second) = (&images[5], &images[150]);
-        let killer = killer_image(how);
-        for name in [first, second] {
-            fs::write(root.join(name), &killer).expect("written");
-        }
+        images_with_killers(&root, how, &[first, second]);
         let output = dir.path().join(format!("out-{how}"));
         let run = || {
             let mut command = command(["run", "pipelines/sample.toml", "--quiet"]);

@@ -86,7 +86,7 @@ fn laion_400m_keeps_what_its_three_rules_keep() {
     let table = dir.path().join("datacomp");
     let (preset, sql) = (dir.path().join("preset"), dir.path().join("sql"));
     // A column of numbers stands for the sizes of the files.
-    let more = ["--preset", "laion-400m", "--column", "image_bytes=original_width"];
+    let more = ["--preset", "laion-400m", "--map", "image_bytes=original_width"];
     let said = filter(&table, &preset, &more).ok().stdout;
     assert!(said.contains("original_width at least 5000"), "{said}");
     let said = filter(&table, &preset, &["--preset", "laion-400m", "--overwrite"]).ok().stdout;
@@ -238,10 +238,10 @@ fn missing_columns_and_folders_that_are_in_use_are_named() {
         (&datacomp, &out, vec!["--keep-top", "0.3"], "name one: clip_b32_similarity_score"),
         (&scored, &out, vec!["--keep-top", "0.3", "--score", "simlarity"], "\"similarity\"?"),
         (&scored, &out, vec!["--keep-top", "0.3", "--score", "text"], "a score is a number"),
-        (&lists, &out, vec!["--preset", "datacomp-basic"], "--column caption=NAME"),
+        (&lists, &out, vec!["--preset", "datacomp-basic"], "--map caption=NAME"),
         (&scored, &out, vec!["--preset", "datacomp"], "is no preset"),
-        (&scored, &out, vec!["--column", "colour=x"], "is none of"),
-        (&scored, &out, vec!["--uids", "x.npy", "--column", "uid=text"], "hexadecimal"),
+        (&scored, &out, vec!["--map", "colour=x"], "is none of"),
+        (&scored, &out, vec!["--uids", "x.npy", "--map", "uid=text"], "hexadecimal"),
         (&scored, &here, vec![], "holds the input"),
         (&scored, &out, vec!["--rejected", &out], "for the kept rows"),
         (&lists, &out, vec!["--where", "vector > 1"], "a condition reads numbers"),

@@ -134,3 +134,44 @@ fn bad_usage_is_named() {
         assert!(is_empty, "{wanted}: a trace was left");
     }
 }
+
+/// Tables without a row, a vector or a status, of one row, of vectors of two lengths.
+#[test]
+fn odd_tables_have_a_clear_answer() {
+    let dir = scratch();
+    let Some(python) = python() else { return };
+    let make = "import sys, pyarrow as pa, pyarrow.parquet as pq\n\
+        one, nan = [1.0] + [0.0] * 127, [float('nan')] * 128\n\
+        tables = dict(empty=[], nulls=[None, None], one=[one], mixed=[one, [1.0]],\n\
+                      bad=[nan, [0.0] * 128, None])\n\
+        for name, rows in tables.items():\n\
+        \x20   table = pa.table({'image_embedding': pa.array(rows, pa.list_(pa.float32()))})\n\
+        \x20   if name == 'bad':\n\
+        \x20       table = table.append_column('status', pa.array(['ok', '<b>', 'image_missing']))\n\
+        \x20   pq.write_table(table, f'{sys.argv[1]}/{name}.parquet')";
+    let made = Command::new(python).args(["-c", make]).arg(dir.path()).output().expect("starts");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let labels = dir.path().join("labels.txt");
+    fs::write(&labels, "a cat\na dog\n").expect("written");
+    let model = text(&sample().join("model"));
+    for (name, code, says) in [
+        ("empty", 0, &["0 of 0 rows labelled"][..]),
+        ("nulls", 0, &["0 of 2 rows labelled; without a vector: 2 no vector"]),
+        ("one", 0, &["1 of 1 row labelled", "100.0%"]),
+        ("mixed", 2, &["mixed.parquet", "the model's embeddings have 128"]),
+        ("bad", 0, &["0 of 3 rows labelled", "1 image_missing", "1 another status"]),
+    ] {
+        let (table, out) = (dir.path().join(format!("{name}.parquet")), dir.path().join(name));
+        let args = ["label", &text(&table), &text(&out), "--labels", &text(&labels)];
+        let ran = clipmill([&args[..], &["--model", &model]].concat());
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert_eq!(ran.code, code, "{name}: {said}");
+        assert!(says.iter().all(|says| said.contains(says)), "{name}: {said}");
+        if code == 0 {
+            let json = [&args[..], &["--model", &model, "--json"]].concat();
+            let json: serde_json::Value =
+                serde_json::from_str(&clipmill(json).ok().stdout).expect("JSON");
+            assert_eq!(json["was_there"], true, "{name}: {json}");
+        }
+    }
+}

@@ -147,3 +147,97 @@ fn steps_that_write_over_each_other_are_refused_before_the_run() {
     }
     assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
 }
+
+/// What is wrong with a step is said before anything is scored, by `check` and by `run`.
+#[test]
+fn a_wrong_step_is_named_before_the_run() {
+    let dir = scratch();
+    let at = |name: &str| format!("{:?}", dir.path().join(name).display().to_string());
+    let labels = dir.path().join("labels.txt");
+    fs::write(&labels, "a cat\na dog\n").expect("written");
+    let (clusters, labelled) =
+        (format!("cluster.path={}", at("clusters")), format!("label.path={}", at("labelled")));
+    let (good, none) = (format!("label.labels={}", at("labels.txt")), "label.labels=\"no.txt\"");
+    let filter_labels = "filter.where=\"label = 'a cat' and similarity > 0.4\"";
+    for (sets, says) in [
+        (&["filter.where=\"similarty >= 0.3\""][..], "similarity"),
+        (&["filter.where=\"similarity >= \""], "filter.where"),
+        (&["filter.keep_top=1.5"], "filter.keep_top: 1.5 is no share"),
+        (&["filter.keep_top=0.3", "filter.score=\"caption\""], "a score is a number"),
+        (&["filter.preset=\"datacomp-basic\"", "filter.columns.caption=\"txt\""], "txt"),
+        (&["dedup.phash_column=\"phash\""], "no column \"phash\""),
+        (&["dedup.distance=40"], "dedup.distance: 40 of 64 bits"),
+        (&["dedup.group_column=\"similarity\""], "already has a column \"similarity\""),
+        (&[&clusters], "cluster.k: say how many clusters"),
+        (&[&clusters, "cluster.k=3", "cluster.column=\"image_embeding\""], "did you mean"),
+        (&[&clusters, "cluster.k=3", "cluster.words=\"no.txt\""], "word list"),
+        (&[&labelled, none], "labels file"),
+        (&[&labelled, &good, "label.name=\"status\""], "already has a column \"status\""),
+        (&[&labelled, &good, "label.templates=[\"a photo\"]"], "label.template: \"a photo\""),
+        (&["search.top=3"], "search.search: name a text"),
+        (&["search.images=[\"no.png\"]"], "no.png"),
+        (&["report.out=\"/\""], "report.out: / is a folder"),
+        // Columns that an earlier step makes are known to a later one.
+        (&[&labelled, &good, filter_labels], ""),
+    ] {
+        let sets: Vec<_> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        let checked = filter_dataset("check", dir.path(), &sets);
+        if says.is_empty() {
+            checked.ok();
+            continue;
+        }
+        assert_eq!(checked.code, 2, "{sets:?}: {}{}", checked.stdout, checked.stderr);
+        assert!(checked.stderr.contains(says), "{sets:?}: {}", checked.stderr);
+        let ran = filter_dataset("run", dir.path(), &sets);
+        assert_eq!((ran.code, &ran.stderr), (2, &checked.stderr));
+        assert!(!ran.stderr.contains(" /tmp/.tmp"), "a place that is nobody's: {}", ran.stderr);
+    }
+    assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1, "a trace is left");
+}
+
+/// Every step that there is, in one file.
+#[test]
+fn all_steps_follow_one_another() {
+    let dir = scratch();
+    let at = |name: &str| format!("{:?}", dir.path().join(name).display().to_string());
+    let write = |name: &str, text: &str| {
+        fs::write(dir.path().join(name), text).expect("written");
+        at(name)
+    };
+    let labels = write("labels.txt", "a face\nan animal\na food\n");
+    let words = write("words.txt", "a cat\na red apple\na car\na smiling face\n");
+    let sets = [
+        format!("label.path={}", at("labelled")),
+        format!("label.labels={labels}"),
+        format!("cluster.path={}", at("clusters")),
+        "cluster.k=4".to_owned(),
+        format!("cluster.words={words}"),
+        "filter.where=\"label = 'an animal'\"".to_owned(),
+        "search.queries=[\"a cat\"]".to_owned(),
+        format!("search.html={}", at("pages/found.html")),
+        format!("search.export={}", at("kept.usearch")),
+    ];
+    let sets: Vec<_> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let ran = filter_dataset("run", dir.path(), &sets).ok();
+    for said in [
+        "[label] of",
+        "[cluster] of",
+        "[dedup] of",
+        "[filter] of",
+        "[search] of",
+        "[report] of",
+        "a cat",
+        "USearch index",
+    ] {
+        assert!(ran.stdout.contains(said), "{said} is not in:\n{}", ran.stdout);
+    }
+    let columns = clipmill(["inspect", &dir.path().join("kept").display().to_string()]).ok();
+    for name in ["label_probability", "cluster_distance", "duplicate_group"] {
+        assert!(columns.stdout.contains(name), "{name}: {}", columns.stdout);
+    }
+    assert!(dir.path().join("pages/found.html").exists());
+    let made = |name: &str| written(&dir.path().join(name).join("part-00000.parquet"));
+    let before = ["labelled", "clusters", "unique", "kept"].map(made);
+    filter_dataset("run", dir.path(), &sets).ok();
+    assert_eq!(before, ["labelled", "clusters", "unique", "kept"].map(made));
+}

@@ -190,7 +190,7 @@ fn what_cannot_be_reported_is_said() {
         (vec!["--against", "no/such", "--out", &out], "no/such does not exist"),
         (vec!["--images-root", "no/such", "--out", &out], "the image root no/such"),
         (vec!["--out", &folder], "is a folder"),
-        (vec!["--out", "no/such/x.html"], "the folder of the page no/such does not exist"),
+        (vec!["--out", "no/such/x.html"], "the folder of the file no/such does not exist"),
         (vec!["--cut", "nan", "--out", &out], "is no finite number"),
     ] {
         let ran = clipmill(["report", &table].into_iter().chain(args.iter().copied()));

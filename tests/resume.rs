@@ -14,8 +14,14 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use clipmill::digest;
+use clipmill::error::Error;
+use clipmill::manifest::Manifest;
 use clipmill::sink::read_published;
-use common::job::{Faulty, PARTS, args, assert_same, finalize, library, share, trace, undisturbed};
+use clipmill::source::{ParquetSource, Part, Source, open_inputs};
+use common::job::{
+    Faulty, PARTS, args, assert_same, finalize, image_paths, images_with_killers, library, share,
+    trace, undisturbed,
+};
 use common::{Ran, clipmill, sample, scratch};
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
@@ -81,6 +87,88 @@ fn a_part_that_is_not_the_recorded_one_is_not_taken_for_it() {
     assert!(!second.exists(), "it would be taken for the part");
     clipmill(args(&output)).ok();
     assert_same(&output, &wanted, "replaced");
+}
+
+/// The same, and longer: the size alone tells, before anything is read.
+#[test]
+fn a_part_longer_than_the_recorded_one_is_not_taken_for_it() {
+    let dir = scratch();
+    let wanted = undisturbed(dir.path());
+    let output = dir.path().join("undisturbed");
+    let second = part(&output, 1);
+    let mut other = fs::read(&second).expect("a part");
+    // Between the magic and the first page: offsets are wrong then, and nobody follows them.
+    other.splice(4..4, [0; 8]);
+    fs::write(&second, sealed_anew(other)).expect("written");
+    assert!(read_published(&second).expect("read").is_some(), "the seal does not fit");
+    let ran = clipmill(args(&output)).ok();
+    let said = "part-00001.parquet is not the one that was recorded";
+    assert!(ran.stderr.contains(said), "{}", ran.stderr);
+    assert_same(&output, &wanted, "replaced by a longer one");
+}
+
+/// A folder made by another version of the program is another job's.
+#[test]
+fn the_programs_version_is_part_of_how_an_output_was_made() {
+    let dir = scratch();
+    undisturbed(dir.path());
+    let output = dir.path().join("undisturbed");
+    let mut manifest = Manifest::read(&output).expect("read").expect("there");
+    let version = manifest.made_with.insert("clipmill".to_owned(), "0.0.1".to_owned());
+    assert_eq!(version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    manifest.write(&output).expect("written");
+    refused(&clipmill(args(&output)), &["clipmill was 0.0.1 and is", "--redo-changed"]);
+}
+
+/// The small job over a copy of the sample's table, and what it is started with.
+fn over_a_copy(table: &Path, output: &Path) -> Vec<String> {
+    fs::copy(sample().join("captions.parquet"), table).expect("copied");
+    [args(output), vec!["--input".to_owned(), table.display().to_string()]].concat()
+}
+
+#[test]
+fn an_input_that_is_written_to_when_the_job_has_begun_is_not_taken_for_what_it_was() {
+    let dir = scratch();
+    let Some(library) = library("faults") else { return };
+    let (table, output) = (dir.path().join("table.parquet"), dir.path().join("out"));
+    let args = over_a_copy(&table, &output);
+    let log = dir.path().join("log");
+    let run = Faulty { library: &library, output: &output, log: &log };
+    // Planned, and no row read yet: before the first manifest.
+    let stopped = run.command("rename:1:stop", &args).stderr(Stdio::piped()).spawn();
+    let stopped = stopped.expect("it starts");
+    wait_for_stop(&stopped);
+    fs::copy(sample().join("captions.parquet"), &table).expect("copied");
+    let now = std::time::SystemTime::now() + Duration::from_secs(5);
+    fs::File::options().write(true).open(&table).and_then(|f| f.set_modified(now)).expect("set");
+    kill_process(Pid::from_child(&stopped), Signal::CONT).expect("goes on");
+    let ended = stopped.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!((ended.status.code(), run.fired()), (Some(1), 1), "{said}");
+    assert!(said.contains("table.parquet was changed while it was read"), "{said}");
+    assert!(!part(&output, 0).exists(), "it was published as what it was");
+}
+
+#[test]
+fn a_part_read_while_somebody_writes_to_its_file_is_refused() {
+    let dir = scratch();
+    let table = dir.path().join("table.parquet");
+    fs::copy(sample().join("captions.parquet"), &table).expect("copied");
+    let inputs = open_inputs(&table).expect("a table");
+    let part = Part { index: 0, input: 0, start: 0, rows: inputs[0].rows };
+    let read = |disturb: bool| {
+        let mut source = ParquetSource::new(inputs.clone(), vec![part], 100);
+        source.next_batch().expect("a batch").expect("rows");
+        if disturb {
+            let now = std::time::SystemTime::now() + Duration::from_secs(5);
+            let file = fs::File::options().write(true).open(&table).expect("opened");
+            file.set_modified(now).expect("set");
+        }
+        std::iter::from_fn(|| source.next_batch().transpose()).find_map(Result::err)
+    };
+    assert!(read(false).is_none());
+    let error = read(true).expect("it was written to");
+    assert!(matches!(error, Error::InputChanged { .. }), "{error}");
 }
 
 #[test]
@@ -252,6 +340,112 @@ fn while_one_share_replaces_the_manifest_the_others_wait() {
     assert!(fired.contains("-> _manifest.json"), "{fired}");
     clipmill(finalize(&output)).ok();
     assert_same(&output, &wanted, "shared");
+}
+
+/// Arguments of a share of the job, over images of which one, of part 0, kills its decoder.
+fn share_with_killer(images: &Path, output: &Path, parts: &str) -> Vec<String> {
+    let root = format!("image.path.root={:?}", images.display().to_string());
+    [share(output, parts), vec!["--set".to_owned(), root]].concat()
+}
+
+/// The manifest's killers, and its parts.
+fn recorded(output: &Path) -> (usize, Vec<String>) {
+    let manifest = Manifest::read(output).expect("read").expect("there");
+    (manifest.killers.len(), manifest.parts.into_keys().collect())
+}
+
+#[test]
+fn a_share_that_waited_keeps_what_others_found_meanwhile() {
+    let dir = scratch();
+    let Some(faults) = library("faults") else { return };
+    let Some(killer) = library("killer") else { return };
+    let (images, output) = (dir.path().join("images"), dir.path().join("out"));
+    images_with_killers(&images, 'A', &[&image_paths()[5]]);
+    let log = dir.path().join("log");
+    let run = Faulty { library: &faults, output: &output, log: &log };
+    // It has looked at the empty folder, and is about to ask for the manifest.
+    let opens = {
+        let (output, log) = (dir.path().join("counted"), dir.path().join("counted.log"));
+        let counted = Faulty { library: &faults, output: &output, log: &log };
+        let args = share_with_killer(&images, &output, "1");
+        assert!(counted.run("", &args).status.success());
+        let log = fs::read_to_string(&log).expect("a log");
+        let opens = log.lines().filter(|line| line.contains(" open "));
+        1 + opens.take_while(|line| !line.contains("_lock.manifest")).count()
+    };
+    let args = share_with_killer(&images, &output, "1");
+    let mut waiting = run.command(&format!("open:{opens}:stop"), &args);
+    let waiting = waiting.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    wait_for_stop(&waiting);
+    let first = || {
+        let mut command = common::command(share_with_killer(&images, &output, "0"));
+        command.env("LD_PRELOAD", &killer).output().expect("it starts")
+    };
+    assert_eq!(first().status.signal(), Some(6));
+    let went_on = first();
+    assert!(went_on.status.success(), "{}", String::from_utf8_lossy(&went_on.stderr));
+    // Once more, and the part that it made is recorded.
+    assert!(first().status.success());
+    let before = recorded(&output);
+    assert_eq!((before.0, before.1.len()), (1, 1));
+    kill_process(Pid::from_child(&waiting), Signal::CONT).expect("goes on");
+    let ended = waiting.wait_with_output().expect("it ends");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(run.fired(), 1);
+    let after = recorded(&output);
+    assert_eq!(after.0, 1, "what killed is forgotten");
+    assert!(before.1.iter().all(|part| after.1.contains(part)), "{before:?} {after:?}");
+}
+
+#[test]
+fn finalize_leaves_a_dead_shares_image_to_the_share_that_goes_on() {
+    let dir = scratch();
+    let Some(killer) = library("killer") else { return };
+    let (images, output) = (dir.path().join("images"), dir.path().join("out"));
+    images_with_killers(&images, 'S', &[&image_paths()[5]]);
+    let ran = |args: Vec<String>| {
+        common::command(args).env("LD_PRELOAD", &killer).output().expect("it starts")
+    };
+    let args = |parts| share_with_killer(&images, &output, parts);
+    assert_eq!(ran(args("0-2")).status.signal(), Some(11));
+    let root = format!("image.path.root={:?}", images.display().to_string());
+    let finalize = || ran([finalize(&output), vec!["--set".to_owned(), root.clone()]].concat());
+    assert_eq!(finalize().status.code(), Some(1));
+    let went_on = ran(args("0-2"));
+    let said = String::from_utf8_lossy(&went_on.stderr);
+    assert!(went_on.status.success() && said.contains("a segmentation fault"), "{said}");
+    assert!(finalize().status.success());
+    assert_eq!(recorded(&output).0, 1);
+}
+
+/// Before there are stages to stop, and where there are none, the process ends at once. (That the
+/// fault fired is seen by its having stopped: it does not come to its log.)
+#[test]
+fn a_signal_that_finds_no_stages_ends_the_process_with_its_number() {
+    let dir = scratch();
+    let Some(library) = library("faults") else { return };
+    let done = dir.path().join("undisturbed");
+    let wanted = undisturbed(dir.path());
+    let cases = [
+        (args(&dir.path().join("begun")), "open:1:stop", Signal::TERM, 143),
+        (args(&dir.path().join("begun-2")), "open:1:stop", Signal::INT, 130),
+        (finalize(&done), "open:1:stop", Signal::TERM, 143),
+    ];
+    for (args, fault, signal, code) in cases {
+        let output = Path::new(&args[3]).to_owned();
+        let log = output.with_extension("log");
+        let run = Faulty { library: &library, output: &output, log: &log };
+        let mut stopped = run.command(fault, &args);
+        let mut stopped = stopped.stdout(Stdio::null()).spawn().expect("it starts");
+        wait_for_stop(&stopped);
+        kill_process(Pid::from_child(&stopped), signal).expect("signalled");
+        kill_process(Pid::from_child(&stopped), Signal::CONT).expect("goes on");
+        let begun = Instant::now();
+        assert_eq!(stopped.wait().expect("it ends").code(), Some(code), "{args:?}");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        clipmill(&args).ok();
+        assert_same(&output, &wanted, "signalled");
+    }
 }
 
 #[test]

@@ -152,7 +152,8 @@ fn odd_tables_and_bad_usage_have_a_clear_answer() {
         ("nulls", &with_model, 0, "0 of 2 rows searched; without a vector: 2 no vector"),
         ("nulls", &["--like", "1"], 2, "has no vector"),
         ("one", &["--like", "0"], 0, "1 of 1 row searched"),
-        ("one", &["--like", "0", "--top", "0"], 0, "nothing"),
+        ("one", &["--like", "0", "--top", "0"], 2, "--top"),
+        ("one", &["--export", "no/such/x.usearch"], 2, "the folder of the file"),
         ("one", &with_model, 2, "its embeddings have 128 numbers, those of image_embedding 2"),
         ("one", &["a cat"], 2, "does not say which model"),
         ("one", &[], 2, "name a text"),
@@ -206,4 +207,35 @@ fn the_page_has_the_pictures_and_hostile_texts_stay_texts() {
     assert_eq!(html.matches("src=\"data:image/jpeg;base64,").count(), 7);
     assert_eq!(html.matches("src=").count(), 7);
     assert!(!html.contains("http://") && !html.contains("https://"));
+}
+
+/// Other people's USearch reads it: what it finds is held against numpy's brute force, and so is
+/// what the export says of itself.
+#[test]
+fn an_exported_index_is_read_by_usearch_and_finds_what_it_says() {
+    let Some((dir, tables)) = tables() else { return };
+    for name in ["f16", "f64"] {
+        let (table, index) = (tables.join(name), dir.path().join(format!("{name}.usearch")));
+        let (table_text, index_text) = (text(&table), text(&index));
+        let args = [table_text.as_str(), "--column", "vector", "--export", &index_text];
+        let (path, result) = search(dir.path(), "export.json", &args);
+        assert_eq!(result["export"]["sample"], 200, "{result}");
+        let check: Vec<OsString> =
+            vec!["export".into(), table.into(), path.into(), index.clone().into()];
+        assert!(oracle("search.py", check));
+    }
+    // From the table alone as well, and again over what is there.
+    let (table, index) = (text(&tables.join("f16")), text(&dir.path().join("f16.usearch")));
+    let args = ["search", &table, "--column", "vector", "--export", &index, "--no-cache"];
+    let ran = clipmill(args).ok();
+    for wanted in ["USearch index of 99,995 vectors, 64 numbers each", "of the 10 nearest"] {
+        assert!(ran.stdout.contains(wanted), "{wanted}: {}", ran.stdout);
+    }
+    // Where there is nothing, or little, to put in.
+    for (name, vectors) in [("empty", "0 vectors"), ("nulls", "0 vectors"), ("one", "1 vector")] {
+        let table = text(&tables.join(format!("{name}.parquet")));
+        let ran = clipmill(["search", &table, "--export", &index]).ok();
+        let says = ran.stdout.contains(vectors) && ran.stdout.contains("too few rows to measure");
+        assert!(says, "{name}: {}", ran.stdout);
+    }
 }

@@ -211,6 +211,22 @@ fn a_file_that_is_not_whole_is_named() {
     is_model_file(&refused(&dir), "is not an index of shards");
 }
 
+/// `safetensors` writes no such header, and takes the last of the two when it reads one.
+#[test]
+fn a_tensor_that_is_twice_in_one_file_is_named() {
+    let dir = with_weights(|_| ());
+    let path = dir.path().join(WEIGHTS);
+    let bytes = std::fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let (header, data) = bytes[8..].split_at(length);
+    let header = std::str::from_utf8(header).unwrap().trim_end();
+    let other = format!("{{\"{SOME}\":{{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}},");
+    let twice = format!("{other}{}", &header[1..]);
+    let whole = [&(twice.len() as u64).to_le_bytes(), twice.as_bytes(), data].concat();
+    std::fs::write(&path, whole).unwrap();
+    names_tensor(&refused(&dir), SOME, "is there twice");
+}
+
 #[test]
 fn weights_that_can_run_code_are_not_read() {
     let dir = folder();

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, RecordBatch};
 use arrow::array::{
     ArrayRef, Float32Array, Float32Builder, ListBuilder, StringArray, StringBuilder,
 };
 use arrow::datatypes::{DataType, Field, FieldRef};
 use rayon::prelude::*;
 
+use super::Reasons;
 use super::dots::{Rows, Vector, dots};
 use crate::error::Error;
 use crate::score::softmax;
@@ -49,13 +50,30 @@ pub struct Labeller {
     vector: Vector,
 }
 
+/// The columns that are added: the likeliest class and its probability, and where several are
+/// listed both as lists, likeliest first.
+pub fn fields(name: &str, several: bool) -> Vec<FieldRef> {
+    let item = |kind| Arc::new(Field::new("item", kind, true));
+    let field = |name: String, kind| Arc::new(Field::new(name, kind, true));
+    let mut fields = vec![
+        field(name.to_owned(), DataType::Utf8),
+        field(format!("{name}_probability"), DataType::Float32),
+    ];
+    if several {
+        fields.push(field(format!("{name}s"), DataType::List(item(DataType::Utf8))));
+        let kind = DataType::List(item(DataType::Float32));
+        fields.push(field(format!("{name}_probabilities"), kind));
+    }
+    fields
+}
+
 /// What was found, over all rows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Labelled {
     /// Rows by their first class.
     pub by_label: BTreeMap<String, u64>,
     /// Rows without a vector, by reason: the row's status where there is one.
-    pub without: BTreeMap<String, u64>,
+    pub without: Reasons,
 }
 
 /// A row's classes, likeliest first.
@@ -68,23 +86,6 @@ impl Labeller {
         let classes = Rows::of(classes.iter().map(Vec::as_slice), dim);
         let top = top.clamp(1, names.len().max(1));
         Self { names, classes, scale, top, vector: Vector::best() }
-    }
-
-    /// The columns that are added: the likeliest class and its probability, and with more than one
-    /// listed both as lists, likeliest first.
-    pub fn fields(&self, name: &str) -> Vec<FieldRef> {
-        let item = |kind| Arc::new(Field::new("item", kind, true));
-        let field = |name: String, kind| Arc::new(Field::new(name, kind, true));
-        let mut fields = vec![
-            field(name.to_owned(), DataType::Utf8),
-            field(format!("{name}_probability"), DataType::Float32),
-        ];
-        if self.top > 1 {
-            fields.push(field(format!("{name}s"), DataType::List(item(DataType::Utf8))));
-            let kind = DataType::List(item(DataType::Float32));
-            fields.push(field(format!("{name}_probabilities"), kind));
-        }
-        fields
     }
 
     /// The columns for a batch; nulls where a row has no vector.
@@ -175,27 +176,14 @@ impl Labeller {
         (best, array): (&[Option<Best>], &dyn Array),
         labelled: &mut Labelled,
     ) {
-        let status = batch.column_by_name("status").and_then(|column| column.as_binary_view_opt());
         for (row, best) in best.iter().enumerate() {
             if let Some((class, _)) = best.as_ref().and_then(|best| best.first()) {
                 *labelled.by_label.entry(self.names[*class].clone()).or_default() += 1;
                 continue;
             }
-            let word = status.filter(|words| words.is_valid(row)).map(|words| words.value(row));
-            let reason = match word.and_then(|word| std::str::from_utf8(word).ok()) {
-                Some(word) if word != "ok" && labelled.is_known(word) => word,
-                _ if array.is_null(row) => "no vector",
-                _ => "no usable vector",
-            };
-            *labelled.without.entry(reason.to_owned()).or_default() += 1;
+            let why = if array.is_null(row) { "no vector" } else { "no usable vector" };
+            labelled.without.add(batch, row, why);
         }
-    }
-}
-
-impl Labelled {
-    /// Whether a reason has a count of its own: there are few, and a table may lie.
-    fn is_known(&self, reason: &str) -> bool {
-        reason.len() <= 64 && (self.without.contains_key(reason) || self.without.len() < 16)
     }
 }
 

@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
 /// The column that says what became of a row.
 const STATUS: &str = "status";
 
 /// The most reasons that are told apart: a column named `status` may hold anything.
-const MOST: usize = 64;
+const MOST: usize = 24;
+
+/// The longest reason, in bytes.
+const LONGEST: usize = 64;
+
+/// What the others are counted under.
+const OTHER: &str = "another status";
 
 /// Reason -> rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,13 +24,24 @@ pub struct Reasons(pub BTreeMap<String, u64>);
 impl Reasons {
     /// Counts a row of a batch: its status, where it has one that is not `ok`, or else `why`.
     pub fn add(&mut self, batch: &RecordBatch, row: usize, why: &str) {
-        let word = match status(batch, row) {
-            Some(word) if word != "ok" => word,
-            _ => why.to_owned(),
-        };
-        let is_new = !self.0.contains_key(&word);
-        let word = if is_new && self.0.len() >= MOST { "another status".to_owned() } else { word };
-        *self.0.entry(word).or_default() += 1;
+        match status(batch, row) {
+            Some(word) if word != b"ok" => self.count(word, 1),
+            _ => self.count(why.as_bytes(), 1),
+        }
+    }
+
+    /// Counts rows of a reason. What is no short word is counted among the others, and so is
+    /// another one where there are many.
+    pub fn count(&mut self, reason: &[u8], rows: u64) {
+        let is_word = |c: &u8| c.is_ascii_alphanumeric() || b"_ ,".contains(c);
+        let is_plain = reason.len() <= LONGEST && reason.iter().all(is_word);
+        let word = std::str::from_utf8(reason).ok().filter(|_| is_plain);
+        let known = word.filter(|word| self.0.contains_key(*word) || self.0.len() < MOST);
+        *self.0.entry(known.unwrap_or(OTHER).to_owned()).or_default() += rows;
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        other.0.iter().for_each(|(reason, rows)| self.count(reason.as_bytes(), *rows));
     }
 
     /// Rows of all reasons.
@@ -35,13 +51,9 @@ impl Reasons {
 }
 
 /// Strings travel as bytes.
-fn status(batch: &RecordBatch, row: usize) -> Option<String> {
-    let column = batch.column_by_name(STATUS)?;
-    if *column.data_type() != DataType::BinaryView || column.is_null(row) {
-        return None;
-    }
-    let word = String::from_utf8_lossy(column.as_binary_view().value(row)).into_owned();
-    Some(word.chars().take(64).collect())
+fn status(batch: &RecordBatch, row: usize) -> Option<&[u8]> {
+    let column = batch.column_by_name(STATUS)?.as_binary_view_opt()?;
+    column.is_valid(row).then(|| column.value(row))
 }
 
 #[cfg(test)]
@@ -66,5 +78,8 @@ mod tests {
         let batch = batch.expect("a batch");
         (0..100).for_each(|row| reasons.add(&batch, row, "null"));
         assert_eq!((reasons.0.len(), reasons.rows()), (MOST + 1, 103));
+        reasons.count("<b>é</b>".as_bytes(), 2);
+        reasons.count(&[b'a'; 65], 2);
+        assert_eq!((reasons.0.len(), reasons.rows()), (MOST + 1, 107));
     }
 }

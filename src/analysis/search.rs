@@ -5,6 +5,7 @@
 //! caller's affair.
 
 mod column;
+pub mod export;
 mod file;
 pub mod shown;
 mod top;
@@ -112,6 +113,29 @@ impl<'a> Index<'a> {
             None => self.column.vector(row, &mut keep)?,
         }
         Ok(found)
+    }
+
+    /// How the column's numbers are kept.
+    pub fn element(&self) -> Element {
+        self.column.element
+    }
+
+    /// Calls `with` for each row that has a vector, in order, with its vector at unit length.
+    ///
+    /// # Errors
+    /// What reading and `with` give.
+    pub fn each(
+        &self,
+        mut with: impl FnMut(u64, Vec<f32>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Some(file) = &self.file else {
+            return self.column.each(|row, vector| with(row, unit(vector)));
+        };
+        (0..file.rows()).try_for_each(|row| {
+            let mut found = None;
+            file.vector(row, &mut |vector| found = Some(unit(vector)));
+            found.map_or(Ok(()), |vector| with(row, vector))
+        })
     }
 
     /// The `top` nearest rows of each query; fewer where there are no more.

@@ -1,12 +1,13 @@
 //! `clipmill check`: resolve a pipeline and say that it can run, or what is wrong.
 
-use super::{pipeline, table};
+use super::{pipeline, steps, table};
 use crate::cli::PipelineArgs;
 use crate::error::Error;
 use crate::plan::{Plan, Wanted};
 
 pub fn check(args: &PipelineArgs) -> Result<(), Error> {
     let plan = Plan::resolve(pipeline::read_layered(args, None)?)?;
+    steps::rehearse(&plan)?;
     let wanted = Wanted { parts: &plan.parts, redo_changed: false, check_all: false };
     let left = plan.resume(&plan.made_with()?, wanted)?.remaining.len();
     let state = match (left, plan.parts.len()) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::encoder::Encoder;
+use super::encoder::TableModel;
 use super::table;
 use crate::analysis::cluster::{self, Cluster, FILE_NAME, Summary, Words};
 use crate::cli::{ClusterArgs, ModelArgs};
@@ -38,21 +38,31 @@ pub fn step(spec: &ClusterSpec, input: &Path) -> Result<String, Error> {
     Ok(as_text(spec, &written, &summary))
 }
 
+/// Finds what is wrong with it before there are rows: over a table without any, into `dir`.
+pub fn rehearse(spec: &ClusterSpec, input: &Path, dir: &Path) -> Result<(), Error> {
+    spec.words.as_deref().map(read_words).transpose()?;
+    cluster::rehearse(&Table::open(input)?, &ClusterSpec { path: dir.to_owned(), ..spec.clone() })
+}
+
 fn run(spec: &ClusterSpec, path: &Path, model: &ModelArgs) -> Result<(Written, Summary), Error> {
     let input = Table::open(path)?;
     let device = device::resolve(spec.device, PrecisionSpec::F32)?.placement.device;
     let texts = spec.words.as_deref().map(read_words).transpose()?;
-    let words = || match texts {
+    let named_by = match &texts {
+        Some(_) => Some(TableModel::find(&input, model.model.as_deref())?),
+        None => None,
+    };
+    let words = || match texts.zip(named_by.as_ref()) {
         None => Ok(None),
-        Some(texts) => {
-            let encoder = Encoder::of_table(&input, model, Towers::TEXT)?;
-            let vectors = encoder.texts("word", &texts)?;
+        Some((texts, named_by)) => {
+            let vectors = named_by.load(model, Towers::TEXT)?.texts("word", &texts)?;
             Ok(Some(Words { texts, vectors }))
         }
     };
     let rows = table::counted(input.rows(), "row");
     let _waiting = Waiting::new(&format!("clustering {rows}"));
-    let written = cluster::cluster(&input, spec, device, words)?;
+    let sha256 = named_by.as_ref().map(|model| model.sha256.as_str());
+    let written = cluster::cluster(&input, spec, device, (sha256, words))?;
     let summary = super::summary(&written, &spec.path)?;
     Ok((written, summary))
 }

@@ -27,6 +27,12 @@ pub fn step(spec: &DedupSpec, input: &Path) -> Result<String, Error> {
     Ok(as_text(spec, &written, &summary))
 }
 
+/// Finds what is wrong with it before there are rows: over a table without any, into `dir`.
+pub fn rehearse(spec: &DedupSpec, input: &Path, dir: &Path) -> Result<(), Error> {
+    let spec = DedupSpec { path: dir.to_owned(), ..spec.clone() };
+    dedup::dedup(&Table::open(input)?, &spec, tch::Device::Cpu).map(drop)
+}
+
 fn run(spec: &DedupSpec, path: &Path) -> Result<(Written, Summary), Error> {
     let input = Table::open(path)?;
     let device = match spec.semantic {

@@ -3,6 +3,7 @@
 //! The same preprocessing, tokenizing and towers as `run`, without stages. One bad image or text
 //! is an error here: the user named it.
 
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -14,6 +15,7 @@ use crate::error::{Error, RowError};
 use crate::images::Preprocess;
 use crate::model::clip::ClipFiles;
 use crate::model::{DualEncoder, Towers, device};
+use crate::regular;
 use crate::spec::{CaptionSpec, PreprocessSpec};
 use crate::table::Table;
 use crate::text::Tokenizer;
@@ -27,7 +29,49 @@ pub struct Encoder {
     max_bytes: u64,
     tokenizer: Tokenizer,
     model: Box<dyn DualEncoder>,
-    weights_sha256: Option<String>,
+}
+
+/// The model that made a table's embeddings, before its weights are loaded.
+pub struct TableModel {
+    dir: PathBuf,
+    files: ClipFiles,
+    made_by: MadeBy,
+    /// The digest of its weights.
+    pub sha256: String,
+}
+
+impl TableModel {
+    /// The model that a table's metadata name, or the one that is asked for.
+    ///
+    /// # Errors
+    /// `Setting` where neither is there, or where the weights are not those that made the table.
+    pub fn find(table: &Table, asked: Option<&Path>) -> Result<Self, Error> {
+        let made_by = MadeBy::read(table);
+        let Some(dir) = asked.map(Path::to_owned).or_else(|| made_by.dir.clone()) else {
+            let problem = "the table does not say which model made its embeddings: name its folder";
+            return Err(Error::Setting { key: "--model".into(), problem: problem.into() });
+        };
+        if !dir.is_dir() {
+            let hint = ": it made the table's embeddings; give its folder with --model".into();
+            return Err(Error::NotFound { what: "model folder", path: dir, hint });
+        }
+        let files = ClipFiles::open(&dir)?;
+        let sha256 = files.weights_sha256()?;
+        if let Some(made_by) = made_by.weights.as_ref().filter(|made_by| **made_by != sha256) {
+            let problem = format!(
+                "{} has other weights than those that made the table's embeddings (sha256 \
+                 {made_by}): name the folder that has them",
+                dir.display()
+            );
+            return Err(Error::Setting { key: "--model".into(), problem });
+        }
+        Ok(Self { dir, files, made_by, sha256 })
+    }
+
+    /// Loads it.
+    pub fn load(&self, args: &ModelArgs, towers: Towers) -> Result<Encoder, Error> {
+        Encoder::load((&self.files, &self.dir), args, towers, &self.made_by)
+    }
 }
 
 /// What a table says of the run that made its embeddings.
@@ -42,43 +86,11 @@ struct MadeBy {
 impl Encoder {
     /// Loads the model of a folder.
     pub fn open(dir: &Path, args: &ModelArgs, towers: Towers) -> Result<Self, Error> {
-        Self::load(&ClipFiles::open(dir)?, dir, args, towers, &MadeBy::default())
-    }
-
-    /// Loads the model that made a table's embeddings: the one that its metadata names, or the one
-    /// that is asked for.
-    ///
-    /// # Errors
-    /// `Setting` where neither is there, or where the weights are not those that made the table.
-    pub fn of_table(table: &Table, args: &ModelArgs, towers: Towers) -> Result<Self, Error> {
-        let made_by = MadeBy::read(table);
-        let made_by_dir = made_by.dir.clone();
-        let Some(dir) = args.model.as_ref().or(made_by_dir.as_ref()) else {
-            let problem = "the table does not say which model made its embeddings: name its folder";
-            return Err(Error::Setting { key: "--model".into(), problem: problem.into() });
-        };
-        if !dir.is_dir() {
-            let hint = ": it made the table's embeddings; give its folder with --model".into();
-            return Err(Error::NotFound { what: "model folder", path: dir.clone(), hint });
-        }
-        let files = ClipFiles::open(dir)?;
-        if let Some(made_by) = &made_by.weights
-            && files.weights_sha256()? != *made_by
-        {
-            let problem = format!(
-                "{} has other weights than those that made the table's embeddings (sha256 \
-                 {made_by}): name the folder that has them",
-                dir.display()
-            );
-            return Err(Error::Setting { key: "--model".into(), problem });
-        }
-        let weights = Some(files.weights_sha256()?);
-        Self::load(&files, dir, args, towers, &MadeBy { weights, ..made_by })
+        Self::load((&ClipFiles::open(dir)?, dir), args, towers, &MadeBy::default())
     }
 
     fn load(
-        files: &ClipFiles,
-        dir: &Path,
+        (files, dir): (&ClipFiles, &Path),
         args: &ModelArgs,
         towers: Towers,
         made_by: &MadeBy,
@@ -88,8 +100,7 @@ impl Encoder {
         let placement = device::resolve(args.device, args.precision)?.placement;
         let model = Box::new(files.load(towers, preprocess.scale(), placement)?);
         let max_bytes = made_by.preprocess.max_bytes;
-        let weights_sha256 = made_by.weights.clone();
-        Ok(Self { preprocess, max_bytes, tokenizer, model, weights_sha256 })
+        Ok(Self { preprocess, max_bytes, tokenizer, model })
     }
 
     /// Embeds texts, each to unit length, in their order. `what` names them in an error.
@@ -132,11 +143,6 @@ impl Encoder {
         self.model.logit_scale()
     }
 
-    /// The digest of the weights, where the model was opened for a table.
-    pub fn weights_sha256(&self) -> Option<&str> {
-        self.weights_sha256.as_deref()
-    }
-
     /// Length of an embedding.
     pub fn dim(&self) -> usize {
         self.model.embedding_dim()
@@ -146,15 +152,12 @@ impl Encoder {
 impl MadeBy {
     /// What the metadata of the first file says; nothing where it is not as clipmill writes it.
     fn read(table: &Table) -> Self {
-        let value = |key: &str| {
-            let pair = table.files()[0].made_by.iter().find(|pair| pair.key == key)?;
-            pair.value.as_deref()
-        };
-        let model: Value = value("clipmill.model")
+        let model: Value = table
+            .made_by("model")
             .and_then(|text| serde_json::from_str(text).ok())
             .unwrap_or_default();
         let text = |key: &str| model[key].as_str().map(str::to_owned);
-        let pipeline = pipeline_of(table);
+        let pipeline = table.pipeline();
         Self {
             dir: text("dir").map(PathBuf::from),
             weights: text("weights_sha256"),
@@ -162,14 +165,6 @@ impl MadeBy {
             caption: section(&pipeline, "caption"),
         }
     }
-}
-
-/// The pipeline that made a table, as its metadata has it; empty where there is none.
-pub fn pipeline_of(table: &Table) -> toml::Table {
-    let mut pairs = table.files()[0].made_by.iter();
-    let pair = pairs.find(|pair| pair.key == "clipmill.pipeline");
-    let text = pair.and_then(|pair| pair.value.as_deref());
-    text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 fn section<T: for<'de> Deserialize<'de> + Default>(pipeline: &toml::Table, name: &str) -> T {
@@ -183,21 +178,22 @@ fn slots(embeddings: &Embeddings) -> Vec<Vec<f32>> {
 
 /// A regular file of bounded size: a device or a FIFO has no end.
 fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
-    let found = std::fs::metadata(path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => {
+    let refuse =
+        |problem: String| Error::Setting { key: format!("image {}", path.display()), problem };
+    let file = regular::open(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => {
             Error::NotFound { what: "image", path: path.to_owned(), hint: String::new() }
         }
+        ErrorKind::InvalidInput => refuse("is not a regular file".into()),
         _ => Error::Io { action: "read the image", path: path.to_owned(), source },
     })?;
-    let refuse =
-        |problem: String| Err(Error::Setting { key: format!("image {}", path.display()), problem });
-    if !found.is_file() {
-        return refuse("is not a regular file".into());
+    let mut bytes = Vec::new();
+    let most = file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes);
+    most.map_err(Error::io("read the image", path))?;
+    match bytes.len() as u64 > max_bytes {
+        false => Ok(bytes),
+        true => Err(refuse(format!("has more than {max_bytes} bytes"))),
     }
-    if found.len() > max_bytes {
-        return refuse(format!("has {} bytes, more than {max_bytes}", found.len()));
-    }
-    std::fs::read(path).map_err(Error::io("read the image", path))
 }
 
 fn bad_input(what: &str, which: String, error: &RowError) -> Error {

@@ -23,10 +23,23 @@ pub fn step(spec: &FilterSpec, input: &Path) -> Result<String, Error> {
     Ok(describe(&filter::filter(spec, input)?))
 }
 
+/// Finds what is wrong with it before there are rows: over a table without any, into `dir`.
+pub fn rehearse(spec: &FilterSpec, input: &Path, dir: &Path) -> Result<(), Error> {
+    spec.uids.iter().try_for_each(|uids| super::check_file_name("uids", uids))?;
+    let beside = |name: &str| dir.with_file_name(format!("filter-{name}"));
+    let spec = FilterSpec {
+        path: dir.to_owned(),
+        rejected: spec.rejected.as_ref().map(|_| beside("rejected")),
+        uids: spec.uids.as_ref().map(|_| beside("uids.npy")),
+        ..spec.clone()
+    };
+    filter::filter(&spec, input).map(drop)
+}
+
 fn spec(args: &FilterArgs) -> Result<FilterSpec, Error> {
     let mut columns = FilterColumns::default();
     for column in &args.columns {
-        let wrong = |problem: String| Error::Setting { key: "--column".into(), problem };
+        let wrong = |problem: String| Error::Setting { key: "--map".into(), problem };
         let (role, name) = column
             .split_once('=')
             .ok_or_else(|| wrong(format!("\"{column}\" is not like caption=NAME")))?;
@@ -56,8 +69,8 @@ fn describe(found: &Filtered) -> String {
         rows.push(vec![table::one_line(&step.keeps, 60), table::count(step.rows), lost]);
     }
     let mut text = table::table(&["keeps", "rows", ""], rows, &[1, 2]);
-    if !found.funnel.failed.is_empty() {
-        let words = found.funnel.failed.iter().map(|(word, n)| {
+    if !found.funnel.failed.0.is_empty() {
+        let words = found.funnel.failed.0.iter().map(|(word, n)| {
             let word = table::one_line(word, 40);
             format!("{word} {}", table::count(*n))
         });

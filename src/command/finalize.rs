@@ -3,6 +3,7 @@
 //! It makes no part and loads no model.
 
 use super::run::{About, say, summary, warn};
+use super::signals::Signals;
 use super::{pipeline, steps};
 use crate::cli::FinalizeArgs;
 use crate::error::Error;
@@ -14,6 +15,8 @@ use crate::report::RunReport;
 use crate::source::Part;
 
 pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
+    // Reading every part may take long.
+    let _signals = Signals::listen()?;
     let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, None)?)?;
     let dir = plan.output().to_owned();
     let made_with = plan.made_with()?;

@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::encoder::Encoder;
+use super::encoder::{Encoder, TableModel};
 use super::table;
-use crate::analysis::label::{Labelled, Labeller, class_vector};
+use crate::analysis::label::{Labelled, Labeller, class_vector, fields};
 use crate::cli::{LabelArgs, ModelArgs};
 use crate::error::Error;
 use crate::model::Towers;
 use crate::progress::say;
 use crate::regular;
 use crate::spec::{DeviceSpec, LabelSpec, PrecisionSpec, label_names};
-use crate::table::{Change, NewTable, Table, Written, rewrite};
+use crate::table::{Change, NewTable, Table, Written, made, rewrite, rewrite_empty};
 
 /// Texts that are embedded together, so that many classes of many templates take little memory.
 const TEXTS: usize = 4096;
@@ -26,42 +26,69 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 const MOST_SHOWN: usize = 10;
 
 pub fn label(args: &LabelArgs) -> Result<(), Error> {
-    table::print(&done(&args.spec(), &args.input, &args.model)?)
+    let spec = args.spec();
+    let written = run(&spec, &args.input, &args.model)?;
+    table::print(&if args.json { as_json(&spec, &written) } else { report(&written, &spec.path) })
 }
 
 /// Labels as a pipeline file's `[label]` says; returns what the terminal shows.
 pub fn step(spec: &LabelSpec, input: &Path, device: DeviceSpec) -> Result<String, Error> {
     let model = ModelArgs { model: None, device, precision: PrecisionSpec::Auto };
-    done(spec, input, &model)
+    Ok(report(&run(spec, input, &model)?, &spec.path))
 }
 
-fn done(spec: &LabelSpec, input: &Path, model: &ModelArgs) -> Result<String, Error> {
-    let setting = |key: &str, problem| Error::Setting { key: key.to_owned(), problem };
-    let templates = spec.all_templates().map_err(|problem| setting("--template", problem))?;
-    let names = read_names(&spec.labels)?;
-    if spec.name.trim().is_empty() {
-        return Err(setting("--name", "a column has a name".into()));
+/// Finds what is wrong with it before there are rows: over a table without any, into `dir`.
+pub fn rehearse(spec: &LabelSpec, input: &Path, dir: &Path) -> Result<(), Error> {
+    let classes = Classes::of(spec)?;
+    let table = Table::open(input)?;
+    table.embedding(spec.column.as_deref())?;
+    let spec = LabelSpec { path: dir.to_owned(), ..spec.clone() };
+    rewrite_empty(&table, &classes.new_table(&spec, serde_json::Value::Null)).map(drop)
+}
+
+/// What is written, and into what.
+struct Classes {
+    names: Vec<String>,
+    templates: Vec<String>,
+}
+
+impl Classes {
+    /// Reads the settings and the file of labels.
+    fn of(spec: &LabelSpec) -> Result<Self, Error> {
+        let setting = |key: &str, problem| Error::Setting { key: key.to_owned(), problem };
+        if spec.name.trim().is_empty() {
+            return Err(setting("--name", "a column has a name".into()));
+        }
+        let templates = spec.all_templates().map_err(|problem| setting("--template", problem))?;
+        Ok(Self { names: read_names(&spec.labels)?, templates })
     }
+
+    fn new_table<'a>(&self, spec: &'a LabelSpec, settings: serde_json::Value) -> NewTable<'a> {
+        let added = fields(&spec.name, spec.top.get().min(self.names.len()) > 1);
+        let (dir, overwrite) = (&*spec.path, spec.overwrite);
+        NewTable { dir, command: "label", settings, added, overwrite }
+    }
+}
+
+fn run(spec: &LabelSpec, input: &Path, model: &ModelArgs) -> Result<Written, Error> {
+    let classes = Classes::of(spec)?;
     let table = Table::open(input)?;
     let column = table.embedding(spec.column.as_deref())?;
-    check_names(spec, &table)?;
-    let encoder = Encoder::of_table(&table, model, Towers::TEXT)?;
-    let mut settings = json!({
+    let made_by = TableModel::find(&table, model.model.as_deref())?;
+    let Classes { names, templates } = &classes;
+    let settings = json!({
         "labels": names, "templates": templates, "top": spec.top, "name": spec.name,
-        "column": column, "logit_scale": encoder.logit_scale(),
+        "column": column, "model_sha256": made_by.sha256,
     });
-    settings["model_sha256"] = json!(encoder.weights_sha256());
-    let classes = classes(&encoder, &names, &templates)?;
-    let labeller = Labeller::new(names, &classes, encoder.logit_scale(), spec.top);
-    let new = NewTable {
-        dir: &spec.path,
-        command: "label",
-        settings,
-        added: labeller.fields(&spec.name),
-        overwrite: spec.overwrite,
-    };
+    let new = classes.new_table(spec, settings);
+    if let Some(made) = made(&table, &new)? {
+        return Ok(made);
+    }
+    let encoder = made_by.load(model, Towers::TEXT)?;
+    let vectors = embedded(&encoder, names, templates)?;
+    let labeller = Labeller::new(names.clone(), &vectors, encoder.logit_scale(), spec.top.get());
     let labelled = std::cell::RefCell::new(Labelled::default());
-    let written = rewrite(
+    rewrite(
         &table,
         &new,
         |_, batch| {
@@ -72,21 +99,7 @@ fn done(spec: &LabelSpec, input: &Path, model: &ModelArgs) -> Result<String, Err
             let Labelled { by_label, without } = &*labelled.borrow();
             json!({ "by_label": by_label, "without_vector": without })
         },
-    )?;
-    Ok(report(&written, &spec.path))
-}
-
-/// Before the model is loaded and the output folder touched: the new columns are new.
-fn check_names(spec: &LabelSpec, table: &Table) -> Result<(), Error> {
-    let few = Labeller::new(vec![String::new(); spec.top.min(2)], &[], 1.0, spec.top);
-    let fields = few.fields(&spec.name);
-    match fields.iter().find(|field| table.find(field.name()).is_some()) {
-        None => Ok(()),
-        Some(field) => {
-            let (path, column) = (table.files()[0].path.clone(), field.name().clone());
-            Err(Error::ColumnThere { path, column })
-        }
-    }
+    )
 }
 
 fn read_names(path: &Path) -> Result<Vec<String>, Error> {
@@ -105,7 +118,7 @@ fn read_names(path: &Path) -> Result<Vec<String>, Error> {
 }
 
 /// A vector a class.
-fn classes(
+fn embedded(
     encoder: &Encoder,
     names: &[String],
     templates: &[String],
@@ -125,6 +138,16 @@ fn classes(
         }
     }
     Ok(classes)
+}
+
+fn as_json(spec: &LabelSpec, written: &Written) -> String {
+    let json = json!({
+        "output": spec.path,
+        "was_there": written.was_there,
+        "rows": written.rows_in,
+        "summary": written.summary,
+    });
+    format!("{json:#}\n")
 }
 
 fn report(written: &Written, path: &Path) -> String {

@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod score;
 pub mod search;
+mod signals;
 mod steps;
 mod table;
 mod try_images;
@@ -54,27 +55,36 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
     }
 }
 
-/// Says what is wrong with the path of a page, before anything is read for it.
+/// Says what is wrong with the path of a file to be written, before anything is read for it.
 ///
 /// # Errors
-/// `Setting` for what is no place for a page, `NotFound` for a folder that is not there.
-fn check_page(key: &str, out: &Path) -> Result<(), Error> {
-    let wrong = |problem: String| Err(Error::Setting { key: key.to_owned(), problem });
-    let name = out.display();
-    if out.is_dir() || out.file_name().is_none() {
-        return wrong(format!("{name} is a folder; name a file, such as report.html"));
-    }
-    if out.extension().is_some_and(|extension| extension == "parquet") {
-        return wrong(format!("{name} is the name of a table, and would be replaced by a page"));
-    }
+/// Those of [`check_file_name`], `NotFound` for a folder that is not there.
+fn check_file(key: &str, out: &Path) -> Result<(), Error> {
+    check_file_name(key, out)?;
     let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty());
     match dir.filter(|dir| !dir.is_dir()) {
         None => Ok(()),
         Some(dir) => {
             let hint = format!(": make it, or choose another with {key}");
-            Err(Error::NotFound { what: "the folder of the page", path: dir.to_owned(), hint })
+            Err(Error::NotFound { what: "the folder of the file", path: dir.to_owned(), hint })
         }
     }
+}
+
+/// Says what is wrong with the name of a file to be written.
+///
+/// # Errors
+/// `Setting` for what is no file's, or a table's.
+fn check_file_name(key: &str, out: &Path) -> Result<(), Error> {
+    let wrong = |problem: String| Err(Error::Setting { key: key.to_owned(), problem });
+    let name = out.display();
+    if out.is_dir() || out.file_name().is_none() {
+        return wrong(format!("{name} is a folder; name a file"));
+    }
+    if out.extension().is_some_and(|extension| extension == "parquet") {
+        return wrong(format!("{name} is the name of a table, which would be replaced"));
+    }
+    Ok(())
 }
 
 /// What a command had to say of its output, as the folder keeps it.

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryViewArray};
 use rayon::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::table;
-use crate::analysis::report::{Data, Facts, Made, Picture, Thumbnail, Thumbnails, page};
-use crate::analysis::report::{Verdict, of_metadata};
+use crate::analysis::report::{Data, Facts, Made, Picture, Thumbnail, Thumbnails, Verdict, page};
+use crate::analysis::summary::QUANTILES;
 use crate::cli::ReportArgs;
 use crate::error::{Error, RowError, RowStatus};
 use crate::files;
@@ -27,15 +27,31 @@ use crate::spec::{ImagePathSpec, PreprocessSpec, ReportSpec};
 use crate::table::{Table, Written};
 
 pub fn report(args: &ReportArgs) -> Result<(), Error> {
-    table::print(&step(&args.spec(), &args.input)?)
+    let spec = args.spec();
+    let (data, bytes) = write(&spec, &args.input)?;
+    table::print(&if args.json { as_json(&data, &spec) } else { said(&data, &spec, bytes) })
 }
 
 /// Reports on a table; gives what the terminal shows.
+pub fn step(spec: &ReportSpec, input: &Path) -> Result<String, Error> {
+    let (data, bytes) = write(spec, input)?;
+    Ok(said(&data, spec, bytes))
+}
+
+/// Finds what is wrong with it before there are rows: over a table without any, into `page`.
+pub fn rehearse(spec: &ReportSpec, input: &Path, page: &Path) -> Result<(), Error> {
+    super::check_file_name("--out", &spec.out)?;
+    spec.against.as_deref().map(Table::open).transpose()?;
+    let spec = ReportSpec { out: page.to_owned(), against: None, ..spec.clone() };
+    write(&spec, input).map(drop)
+}
+
+/// Writes the page; gives what is on it, and its size.
 ///
 /// # Errors
 /// `NotFound` for a folder that is not there, those of reading the tables and of writing the page.
-pub fn step(spec: &ReportSpec, input: &Path) -> Result<String, Error> {
-    super::check_page("--out", &spec.out)?;
+fn write(spec: &ReportSpec, input: &Path) -> Result<(Data, usize), Error> {
+    super::check_file("--out", &spec.out)?;
     if spec.cut.is_some_and(|cut| !cut.is_finite()) {
         let problem = "is no finite number".to_owned();
         return Err(Error::Setting { key: "--cut".into(), problem });
@@ -52,7 +68,31 @@ pub fn step(spec: &ReportSpec, input: &Path) -> Result<String, Error> {
     let thumbnails = pictures.as_ref().map(|pictures| pictures as &dyn Thumbnails);
     let html = page(&data, &facts, thumbnails);
     files::replace(&spec.out, html.as_bytes())?;
-    Ok(said(&data, spec, html.len()))
+    Ok((data, html.len()))
+}
+
+fn as_json(data: &Data, spec: &ReportSpec) -> String {
+    let failed = data.failed.iter().map(|(word, rows, _)| (word.clone(), json!(rows)));
+    let scores = data.scores.as_ref().map(|scores| {
+        json!({
+            "column": scores.column,
+            "rows": scores.bins.n,
+            "mean": scores.bins.mean(),
+            "quantiles": QUANTILES.map(|q| (q, scores.bins.quantile(q))),
+            "cut": scores.cut,
+            "kept": scores.at_cut(),
+        })
+    });
+    let drift = data.old.as_ref().and_then(|old| old.drift.as_ref());
+    let json = json!({
+        "report": spec.out,
+        "rows": data.rows,
+        "ok": data.ok,
+        "failed": failed.collect::<serde_json::Map<_, _>>(),
+        "scores": scores,
+        "population_stability_index": drift.map(|drift| drift.psi),
+    });
+    format!("{json:#}\n")
 }
 
 /// What the terminal shows.
@@ -62,8 +102,7 @@ fn said(data: &Data, spec: &ReportSpec, bytes: usize) -> String {
     let rows = rows.into_iter().map(|(name, n)| vec![table::one_line(&name, 60), table::count(n)]);
     let mut text = format!("{}\n", table::table(&[], rows.collect(), &[1]));
     if let Some(scores) = &data.scores {
-        let at = scores.thresholds.partition_point(|threshold| *threshold < scores.cut);
-        let kept = scores.kept.get(at).copied().unwrap_or(0);
+        let kept = scores.at_cut();
         text += &format!(
             "\n {}: median {:.4}, mean {:.4}; {} or more: {} of {} ({:.1} %)\n",
             scores.column,
@@ -96,8 +135,8 @@ fn facts(found: &Table, input: &Path) -> Result<Facts, Error> {
     if input.is_dir() {
         beside(input, &mut facts)?;
     }
-    if let Some(pipeline) = of_metadata(found, "pipeline") {
-        facts.details.push(("Pipeline".into(), pipeline));
+    if let Some(pipeline) = found.made_by("pipeline") {
+        facts.details.push(("Pipeline".into(), pipeline.to_owned()));
     }
     let column =
         |field: &arrow::datatypes::FieldRef| format!("{:32} {}", field.name(), field.data_type());
@@ -111,10 +150,11 @@ fn of_run(found: &Table, facts: &mut Facts) {
     let mut add = |name: &str, value: Option<String>| {
         facts.made.extend(value.map(|value| (name.to_owned(), value)));
     };
-    let json = |key| of_metadata(found, key).and_then(|text| serde_json::from_str(&text).ok());
-    add("Version", of_metadata(found, "version").map(|version| format!("clipmill {version}")));
+    let text = |key| found.made_by(key).map(str::to_owned);
+    let json = |key| found.made_by(key).and_then(|text| serde_json::from_str(text).ok());
+    add("Version", text("version").map(|version| format!("clipmill {version}")));
     add("Model", json("model").map(|model| model_in_words(&model)));
-    add("Ran on", of_metadata(found, "device").or_else(|| of_metadata(found, "precision")));
+    add("Ran on", text("device").or_else(|| text("precision")));
     add("Preprocessing", json("preprocessing").map(|settings| pixels_in_words(&settings)));
 }
 

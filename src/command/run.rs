@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-
+use super::signals::Signals;
 use super::{pipeline, steps, table};
 use crate::analysis::summary::{Pair, ScoreSummary, SummaryColumns};
 use crate::cli::RunArgs;
@@ -17,16 +15,18 @@ use crate::model::AtOnce;
 use crate::plan::{Plan, Resume, Wanted};
 use crate::progress::{self, Meter, Progress, Stage};
 use crate::report::{RunReport, StageWork, Work, peak_memory};
-use crate::run::{Stop, run as run_stages};
+use crate::run::run as run_stages;
 use crate::source::Part;
 use crate::spec::layers::Override;
 
 pub fn run(args: &RunArgs) -> Result<(), Error> {
+    let signals = Signals::listen()?;
     let max_failed = args
         .max_failed
         .map(|most| Override::flag("--max-failed", "run.max_failed", most.to_string()));
     let mut plan = Plan::resolve(pipeline::read_layered(&args.pipeline, max_failed)?)?;
     let (dir, max_failed) = (plan.output().to_owned(), plan.spec.run.max_failed);
+    steps::rehearse(&plan)?;
     let chosen = args.parts.as_ref().map(|list| plan.chosen(&list.0)).transpose()?;
     if matches!(Manifest::read(&dir), Ok(None)) {
         // Nothing is done yet, so there is work for the model, and digesting it takes a while.
@@ -36,10 +36,10 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     // Before the lock: a folder that is somebody else's is refused without a trace in it.
     plan.check_output(&made_with, args.redo_changed)?;
     let is_share = chosen.is_some();
-    let spec = plan.spec.clone();
+    let (spec, parts) = (plan.spec.clone(), plan.parts.len());
     let (failed, rows) = match chosen {
-        Some(parts) => run_parts(args, plan, &made_with, &parts)?,
-        None => run_whole(args, plan, &made_with)?,
+        Some(parts) => run_parts((args, &signals), plan, &made_with, &parts)?,
+        None => run_whole((args, &signals), plan, &made_with)?,
     };
     match max_failed {
         Some(most) if most.exceeded(failed, rows) => {
@@ -47,13 +47,20 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
         }
         // A share is not the whole; `finalize` does them then.
         _ if is_share => Ok(()),
-        _ => say(args.quiet, &steps::run(&spec, &dir, args.redo_changed)?),
+        _ => match signals.raised() {
+            Some(signal) => Err(Error::Interrupted { signal, complete: parts, parts, output: dir }),
+            None => say(args.quiet, &steps::run(&spec, &dir, args.redo_changed)?),
+        },
     }
 }
 
 /// Does whatever is left of the whole output. Returns how many of its rows failed, and of how
 /// many.
-fn run_whole(args: &RunArgs, plan: Plan, made_with: &MadeWith) -> Result<(u64, u64), Error> {
+fn run_whole(
+    (args, signals): (&RunArgs, &Signals),
+    plan: Plan,
+    made_with: &MadeWith,
+) -> Result<(u64, u64), Error> {
     let dir = plan.output().to_owned();
     let _lock = Lock::take(&dir)?;
     let parts = plan.parts.clone();
@@ -71,7 +78,7 @@ fn run_whole(args: &RunArgs, plan: Plan, made_with: &MadeWith) -> Result<(u64, u
         _ => {
             plan.claim(&resume)?;
             let (about, meter) = (About::of(&plan), Arc::new(Meter::start()));
-            let manifest = work_on(args, plan, resume, &meter, true)?;
+            let manifest = work_on((args, signals), plan, resume, &meter, true)?;
             about.publish(&manifest, &meter)?
         }
     };
@@ -82,7 +89,7 @@ fn run_whole(args: &RunArgs, plan: Plan, made_with: &MadeWith) -> Result<(u64, u
 /// Does some parts beside others who do theirs. Returns how many of their rows failed, and of how
 /// many.
 fn run_parts(
-    args: &RunArgs,
+    (args, signals): (&RunArgs, &Signals),
     plan: Plan,
     made_with: &MadeWith,
     parts: &[Part],
@@ -100,7 +107,7 @@ fn run_parts(
     }
     warn(&resume);
     let of = plan.parts.len();
-    let manifest = work_on(args, plan, resume, &Arc::new(Meter::start()), false)?;
+    let manifest = work_on((args, signals), plan, resume, &Arc::new(Meter::start()), false)?;
     let mut rows = BTreeMap::new();
     for (status, n) in names.iter().flat_map(|name| &manifest.parts[name].about.statuses) {
         *rows.entry(status.clone()).or_insert(0) += n;
@@ -119,7 +126,7 @@ fn run_parts(
 
 /// Does the parts that are left, if any. Returns the manifest with them.
 fn work_on(
-    args: &RunArgs,
+    (args, signals): (&RunArgs, &Signals),
     plan: Plan,
     resume: Resume,
     meter: &Arc<Meter>,
@@ -132,32 +139,13 @@ fn work_on(
     let rows = resume.remaining.iter().map(|part| part.rows).sum();
     let mut progress = Progress::new(rows, args.quiet);
     let stages = plan.stages(resume, writes_manifest)?;
-    let (stop, at_once) = stop_on_signals()?;
-    let manifest = run_stages(stages, meter, &mut progress, &stop)?;
-    // What comes now publishes its files whole, and can be ended at any time.
-    at_once.store(true, Ordering::Relaxed);
-    Ok(manifest)
+    signals.gently(|stop| run_stages(stages, meter, &mut progress, stop))
 }
 
 /// Says what was found in the output folder that should not be there. Also when asked to be quiet:
 /// it is no progress.
 pub(super) fn warn(resume: &Resume) {
     resume.notes.iter().for_each(|note| progress::say(&format!("warning: {note}")));
-}
-
-/// What Ctrl-C and SIGTERM raise; and whether one ends the process at once, as a second one does.
-fn stop_on_signals() -> Result<(Arc<Stop>, Arc<AtomicBool>), Error> {
-    let (stop, again) = (Stop::default(), Arc::new(AtomicBool::new(false)));
-    for signal in [SIGINT, SIGTERM] {
-        // The order matters: the first signal finds the flag down and only raises it.
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, again.clone())
-            .and_then(|_| signal_hook::flag::register(signal, again.clone()))
-            .and_then(|_| {
-                signal_hook::flag::register_usize(signal, stop.0.clone(), signal as usize)
-            })
-            .map_err(|source| Error::Thread { stage: "signal", source })?;
-    }
-    Ok((Arc::new(stop), again))
 }
 
 pub(super) fn say(quiet: bool, text: &str) -> Result<(), Error> {

@@ -9,14 +9,16 @@ use serde_json::json;
 
 use self::answer::{Answer, Asked};
 use super::table;
+use crate::analysis::search::export::Exported;
 use crate::cli::{ModelArgs, SearchArgs};
 use crate::error::Error;
 use crate::spec::{DeviceSpec, PrecisionSpec, SearchSpec};
+use crate::table::Table;
 
 pub fn search(args: &SearchArgs) -> Result<(), Error> {
     let spec = args.spec();
     let answer = find(&spec, &args.input, &args.model)?;
-    table::print(&if args.json { as_json(&answer) } else { shown(&spec, &answer) })
+    table::print(&if args.json { as_json(&spec, &answer) } else { shown(&spec, &answer) })
 }
 
 /// Searches as a pipeline file's `[search]` says; returns what the terminal shows.
@@ -25,13 +27,32 @@ pub fn step(spec: &SearchSpec, input: &Path, device: DeviceSpec) -> Result<Strin
     Ok(shown(spec, &find(spec, input, &model)?))
 }
 
-/// Searches, and writes the page where one is wanted.
-fn find(spec: &SearchSpec, input: &Path, model: &ModelArgs) -> Result<Answer, Error> {
-    if !spec.asks() {
-        let problem = "name a text, or --image or --like (queries, images, like)".to_owned();
-        return Err(Error::Setting { key: "search".into(), problem });
+/// Finds what is wrong with it before there are rows: over a table without any.
+pub fn rehearse(spec: &SearchSpec, input: &Path) -> Result<(), Error> {
+    check(spec)?;
+    spec.html.iter().try_for_each(|page| super::check_file_name("--html", page))?;
+    spec.export.iter().try_for_each(|index| super::check_file_name("--export", index))?;
+    if let Some(image) = spec.images.iter().find(|image| !image.is_file()) {
+        let (path, hint) = (image.clone(), String::new());
+        return Err(Error::NotFound { what: "image", path, hint });
     }
-    spec.html.iter().try_for_each(|page| super::check_page("--html", page))?;
+    Table::open(input)?.embedding(spec.column.as_deref()).map(drop)
+}
+
+/// What can be wrong whatever the table and the disk are.
+fn check(spec: &SearchSpec) -> Result<(), Error> {
+    if spec.asks() || spec.export.is_some() {
+        return Ok(());
+    }
+    let problem = "name a text, or --image, --like or --export (queries, images, like, export)";
+    Err(Error::Setting { key: "search".into(), problem: problem.to_owned() })
+}
+
+/// Searches, and writes what else is wanted.
+fn find(spec: &SearchSpec, input: &Path, model: &ModelArgs) -> Result<Answer, Error> {
+    check(spec)?;
+    spec.html.iter().try_for_each(|page| super::check_file("--html", page))?;
+    spec.export.iter().try_for_each(|index| super::check_file("--export", index))?;
     let answer = Answer::find(spec, input, model)?;
     if let Some(path) = &spec.html {
         sheet::write(&answer, (input, spec.images_root.as_deref()), path)?;
@@ -41,7 +62,27 @@ fn find(spec: &SearchSpec, input: &Path, model: &ModelArgs) -> Result<Answer, Er
 
 fn shown(spec: &SearchSpec, answer: &Answer) -> String {
     let page = spec.html.as_ref().map(|path| format!("page with the images: {}\n", path.display()));
-    as_text(answer) + &page.unwrap_or_default()
+    let index = spec.export.as_ref().zip(answer.exported.as_ref());
+    let index = index.map(|(path, made)| exported(path, made));
+    as_text(answer) + &page.unwrap_or_default() + &index.unwrap_or_default()
+}
+
+fn exported(path: &Path, made: &Exported) -> String {
+    let recall = match made.recall_at_10 {
+        Some(recall) => format!(
+            "it finds {:.1} % of the 10 nearest that a scan of all finds ({} asked)",
+            100.0 * recall,
+            table::counted(made.sample as u64, "row")
+        ),
+        None => "of too few rows to measure what it finds".to_owned(),
+    };
+    format!(
+        "USearch index of {}, {} each, {}: {}\n{recall}\n",
+        table::counted(made.vectors, "vector"),
+        table::counted(made.dim as u64, "number"),
+        table::bytes(made.bytes),
+        path.display(),
+    )
 }
 
 fn as_text(answer: &Answer) -> String {
@@ -81,7 +122,7 @@ pub fn about(answer: &Answer) -> String {
     text
 }
 
-fn as_json(answer: &Answer) -> String {
+fn as_json(spec: &SearchSpec, answer: &Answer) -> String {
     let results = answer.results().map(|(asked, hits)| {
         let hits = hits.iter().map(|hit| {
             let mut object = json!({ "row": hit.row, "score": hit.score });
@@ -97,12 +138,16 @@ fn as_json(answer: &Answer) -> String {
         };
         json!({ kind: value, "hits": hits.collect::<Vec<_>>() })
     });
-    let all = json!({
+    let mut all = json!({
         "column": answer.column,
         "rows": answer.rows,
         "searched": answer.found.searched,
         "without_vector": answer.found.without,
         "queries": results.collect::<Vec<_>>(),
     });
+    if let Some((path, made)) = spec.export.as_ref().zip(answer.exported.as_ref()) {
+        all["export"] = json!(made);
+        all["export"]["path"] = json!(path.display().to_string());
+    }
     format!("{all:#}\n")
 }

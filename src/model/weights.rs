@@ -5,12 +5,14 @@
 //! LibTorch's own loaders skip, broadcast or invent. Pickled weights are refused. Which tensors
 //! an architecture has is not known here.
 
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
+use serde::Deserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use tch::{Device, Kind, Tensor};
 
 use crate::digest;
@@ -217,7 +219,12 @@ impl WeightsFile {
         // end this one with SIGBUS; weights are not written while they are used.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", &path))?;
         match SafeTensors::read_metadata(&map) {
-            Ok((header, metadata)) => Ok(Self { path, map, metadata, start: 8 + header }),
+            Ok((header, metadata)) => match twice(&map[8..8 + header]) {
+                None => Ok(Self { path, map, metadata, start: 8 + header }),
+                Some(tensor) => {
+                    Err(Error::Tensor { path, tensor, problem: "is there twice".to_owned() })
+                }
+            },
             Err(error) => {
                 let problem = format!("is not a whole safetensors file ({error}): copy it again");
                 Err(Error::ModelFile { path, problem })
@@ -237,6 +244,35 @@ impl WeightsFile {
     fn problem(&self, tensor: &str, problem: String) -> Error {
         Error::Tensor { path: self.path.clone(), tensor: tensor.into(), problem }
     }
+}
+
+/// The first name that a header has twice. Its reader keeps the last of them and says nothing.
+fn twice(header: &[u8]) -> Option<String> {
+    struct Names(Option<String>);
+
+    impl<'de> Visitor<'de> for Names {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("tensors by name")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut seen = HashSet::new();
+            while let Some(name) = map.next_key::<String>()? {
+                map.next_value::<IgnoredAny>()?;
+                if seen.contains(&name) {
+                    self.0.get_or_insert(name);
+                } else {
+                    seen.insert(name);
+                }
+            }
+            Ok(self.0)
+        }
+    }
+    let mut header = serde_json::Deserializer::from_slice(header);
+    // What is no JSON has been refused already.
+    header.deserialize_map(Names(None)).ok().flatten()
 }
 
 /// The bytes as a tensor, without a copy where their place in the file allows it.

@@ -27,13 +27,13 @@ use crate::crash::{Journal, RowId};
 use crate::error::{self, Error};
 use crate::files;
 use crate::images::{PathLoader, Preprocess};
-use crate::manifest::MadeWith;
+use crate::manifest::{MadeWith, Manifest};
 use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
 use crate::model::{DualEncoder, Towers};
 use crate::prepare::{CaptionStep, ImageStep, Prepare, StoredStep};
 use crate::run::{LoadModel, Stages};
-use crate::sink::{ParquetSink, PartOptions};
+use crate::sink::{ParquetSink, PartOptions, Sink};
 use crate::source::{InputFile, ParquetSource, Part, open_inputs};
 use crate::spec::layers::{Layered, Setting};
 use crate::spec::{
@@ -248,21 +248,13 @@ impl Plan {
         let towers = self.towers();
         let killers = manifest.killers.clone();
         let journal = match self.image_column {
-            Some(_) => Some(self.journal(&parts, writes_manifest)?),
+            Some(_) => Some(self.journal()?),
             None => None,
         };
-        let metadata = provenance::metadata(&self, &manifest);
-        let travelling = self.travelling();
-        let options = PartOptions {
-            schema: travelling.clone(),
-            declared: self.schema.clone(),
-            input: self.inputs[0].parquet.clone(),
-            metadata,
-        };
-        let sink = ParquetSink::new(self.output(), options);
+        let sink = ParquetSink::new(self.output(), self.part_options(&manifest));
         let output = Output {
             dir: self.output().to_owned(),
-            schema: travelling,
+            schema: self.travelling(),
             columns: self.columns,
             on_row_error: self::sink(&self.spec).on_row_error,
             parts: parts.clone(),
@@ -304,6 +296,26 @@ impl Plan {
 }
 
 impl Plan {
+    /// Writes a part without rows that is otherwise like those of the plan, into a folder that is
+    /// not its own. What comes of the weights is left out, for they are not read.
+    pub fn write_empty(&self, dir: &Path) -> Result<(), Error> {
+        let manifest = Manifest::new(MadeWith::new(), 1);
+        let mut sink = ParquetSink::new(dir, self.part_options(&manifest));
+        std::fs::create_dir_all(dir).map_err(Error::io("create the folder", dir))?;
+        let name = Part { index: 0, input: 0, start: 0, rows: 0 }.file_name();
+        sink.begin(&name, &self.inputs[0].metadata)?;
+        sink.publish(String::new()).map(drop)
+    }
+
+    fn part_options(&self, manifest: &Manifest) -> PartOptions {
+        PartOptions {
+            schema: self.travelling(),
+            declared: self.schema.clone(),
+            input: self.inputs[0].parquet.clone(),
+            metadata: provenance::metadata(self, manifest),
+        }
+    }
+
     /// The output's columns as batches have them: those of the input travel.
     fn travelling(&self) -> SchemaRef {
         let from_input = self.schema.fields().len() - self.columns.len();
@@ -312,13 +324,9 @@ impl Plan {
         Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()))
     }
 
-    /// The journal of a run of these parts, and who watches it.
-    fn journal(&self, parts: &[Part], is_alone: bool) -> Result<Arc<Journal>, Error> {
-        let of = match (is_alone, parts.first()) {
-            (false, Some(first)) => format!(".{}", first.file_name()),
-            _ => String::new(),
-        };
-        let journal = Arc::new(Journal::create(self.output(), &of, self.threads)?);
+    /// The journal of a run, and who watches it.
+    fn journal(&self) -> Result<Arc<Journal>, Error> {
+        let journal = Arc::new(Journal::create(self.output(), self.threads)?);
         let seconds = self.spec.run.decode_timeout.get();
         let (parts, inputs) = (self.parts.clone(), self.inputs.clone());
         journal.watch(Duration::from_secs(seconds.into()), move |RowId { part, row }| {

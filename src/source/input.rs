@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,8 +12,9 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
 use parquet::basic::Type;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
-use parquet::file::reader::Length;
+use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::SchemaDescPtr;
 
 use super::footer::check_footer;
@@ -51,20 +51,21 @@ pub struct InputFile {
 impl InputFile {
     /// Reads a file's footer.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let Opened { footer, declared, .. } = Opened::new(path)?;
+        let opened = Opened::new(path)?;
+        let (bytes, modified) = opened.stamp(path)?;
+        let footer_sha256 = opened.footer_sha256(path)?;
+        let Opened { footer, declared, .. } = opened;
         let groups = footer.row_groups().iter().map(|group| group.num_rows() as u64).collect();
         let footer = footer.file_metadata();
         check_names(path, &declared)?;
-        let on_disk = std::fs::metadata(path).map_err(Error::io("read", path))?;
         let metadata = footer.key_value_metadata().cloned().unwrap_or_default();
         Ok(Self {
             path: path.to_owned(),
             rows: footer.num_rows() as u64,
             groups,
-            bytes: on_disk.len(),
-            modified: i128::from(on_disk.mtime()) * 1_000_000_000
-                + i128::from(on_disk.mtime_nsec()),
-            footer: footer_digest(path)?,
+            bytes,
+            modified,
+            footer: footer_sha256,
             schema: declared,
             parquet: footer.schema_descr_ptr(),
             made_by: metadata.iter().filter(|pair| is_provenance(pair)).cloned().collect(),
@@ -114,22 +115,6 @@ fn check_names(path: &Path, schema: &SchemaRef) -> Result<(), Error> {
             Err(Error::DuplicateColumn { path: path.to_owned(), column: field.name().clone() })
         }
     }
-}
-
-/// The digest of a Parquet file's footer: metadata, its length in 4 bytes, magic.
-fn footer_digest(path: &Path) -> Result<String, Error> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let mut tail = [0; 8];
-    let mut read = |from: i64, buffer: &mut [u8]| {
-        file.seek(SeekFrom::End(from))?;
-        file.read_exact(buffer)
-    };
-    read(-8, &mut tail).map_err(Error::io("read", path))?;
-    let [a, b, c, d, ..] = tail;
-    let mut footer = vec![0; u32::from_le_bytes([a, b, c, d]) as usize + 8];
-    let from = -i64::try_from(footer.len()).expect("a u32 and 8 fit an i64");
-    read(from, &mut footer).map_err(Error::io("read", path))?;
-    Ok(digest::of_bytes(&footer))
 }
 
 /// The input files that a path stands for, in the order in which they are read.
@@ -211,6 +196,37 @@ impl Opened {
         guarded(path, || check_footer(metadata.metadata(), file.len()))?;
         let declared = kept_schema(path, &metadata)?;
         Ok(Self { file, footer: metadata.metadata().clone(), declared })
+    }
+
+    /// How long the file is now, and when it was last written.
+    pub fn stamp(&self, path: &Path) -> Result<(u64, i128), Error> {
+        self.file.stamp().map_err(Error::io("read", path))
+    }
+
+    /// The digest of the footer: metadata, its length in 4 bytes, magic.
+    pub fn footer_sha256(&self, path: &Path) -> Result<String, Error> {
+        let bytes = self.file.len();
+        let digest = || {
+            // `check_magic` and the reader have seen that both are there.
+            let tail = self.file.get_bytes(bytes.saturating_sub(8), 8)?;
+            let length = tail.iter().take(4).rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+            let from = bytes.saturating_sub(length + 8);
+            Ok::<_, ParquetError>(digest::of_bytes(
+                &self.file.get_bytes(from, length as usize + 8)?,
+            ))
+        };
+        guarded(path, digest).map_err(|error| self.file.explain(path, error))
+    }
+
+    /// Makes sure that this is still the file that the plan was made for.
+    ///
+    /// # Errors
+    /// `InputChanged`.
+    pub fn check_is(&self, input: &InputFile) -> Result<(), Error> {
+        let path = &input.path;
+        let is_same = self.stamp(path)? == (input.bytes, input.modified)
+            && self.footer_sha256(path)? == input.footer;
+        if is_same { Ok(()) } else { Err(Error::InputChanged { path: path.clone() }) }
     }
 
     /// A reader whose batches have the columns' `travel_schema`.

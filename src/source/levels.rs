@@ -145,7 +145,7 @@ impl Longest {
 }
 
 /// An unsigned LEB128 number, and what follows it.
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub(super) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
     // Ten bytes at the most, as readers read them; the tenth has one bit of the 64.
     for (index, byte) in bytes.iter().enumerate().take(10) {

@@ -4,8 +4,9 @@
 //! claim of two billion ends the process. And it makes a row as long as its levels say. Values are
 //! not read here.
 
+use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parquet::basic::Type;
@@ -14,27 +15,47 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::{ChunkReader, Length, SerializedPageReader};
 
-use super::levels::check_repeated;
+use super::levels::{check_repeated, varint};
 
 /// Each value of a dictionary of byte arrays has its length before it.
 const LENGTH_BYTES: usize = 4;
 
+/// What a row group may take of memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// Bytes of the values that a row of a column repeats.
+    pub row_bytes: u64,
+    /// Bytes of the pages that are open at a time, decompressed: a reader has one of every column.
+    pub page_bytes: u64,
+}
+
 /// Makes sure that a row group's pages hold the rows that its footer claims, that its dictionaries
-/// can hold the values that they claim, and that no row repeats values beyond `most_bytes`.
+/// can hold the values that they claim, and that neither its rows nor its pages take more than
+/// `most`.
 ///
 /// Reads the headers of all its pages, for a dictionary may be anywhere, the dictionaries, and the
 /// levels of what may be too long. Of the rows of repeated columns the headers alone are asked,
-/// which count them in pages of version 2.
+/// which count them in pages of version 2; those of others are told by the columns beside them.
 pub fn check_group<R: ChunkReader + 'static>(
     file: &Arc<R>,
     footer: &ParquetMetaData,
     group: usize,
-    most_bytes: u64,
+    most: Most,
 ) -> Result<(), ParquetError> {
     let group = footer.row_group(group);
     let rows = group.num_rows().max(0) as u64;
+    let mut page_bytes = 0_u64;
     for column in group.columns() {
         let walked = Walked::of(file, column, rows as usize)?;
+        page_bytes += walked.largest;
+        if page_bytes > most.page_bytes {
+            let (path, most) = (column.column_path(), most.page_bytes);
+            let problem = format!(
+                "a page each of the columns up to {path} takes {page_bytes} bytes together, more \
+                 than the {most} that they may: write it with smaller pages"
+            );
+            return Err(ParquetError::General(problem));
+        }
         let flat = column.column_descr().max_rep_level() == 0;
         let found = if flat { Some(walked.values) } else { walked.rows };
         if let Some(found) = found.filter(|found| *found != rows) {
@@ -42,7 +63,7 @@ pub fn check_group<R: ChunkReader + 'static>(
             let problem = format!("{path} has {found} rows where its footer says {rows}");
             return Err(ParquetError::General(problem));
         }
-        check_repeated(file, column, (rows as usize, walked.values), most_bytes)?;
+        check_repeated(file, column, (rows as usize, walked.values), most.row_bytes)?;
     }
     Ok(())
 }
@@ -53,6 +74,8 @@ struct Walked {
     values: u64,
     /// Rows, where every page counts them.
     rows: Option<u64>,
+    /// Bytes of the largest page, decompressed.
+    largest: u64,
 }
 
 impl Walked {
@@ -62,9 +85,10 @@ impl Walked {
         rows: usize,
     ) -> Result<Self, ParquetError> {
         let path = column.column_path();
-        let counted = Arc::new(Counted { file: file.clone(), reads: AtomicUsize::new(0) });
+        let counted = Counted { file: file.clone(), reads: 0.into(), first: 0.into() };
+        let counted = Arc::new(counted);
         let mut pages = SerializedPageReader::new(counted.clone(), column, rows, None)?;
-        let mut walked = Self { values: 0, rows: Some(0) };
+        let mut walked = Self { values: 0, rows: Some(0), largest: 0 };
         loop {
             counted.reads.store(0, Ordering::Relaxed);
             let Some(page) = pages.peek_next_page()? else { break };
@@ -74,6 +98,7 @@ impl Walked {
                 let problem = format!("{path} has a page that is neither values nor a dictionary");
                 return Err(ParquetError::General(problem));
             }
+            walked.largest = walked.largest.max(counted.page_bytes()?);
             if page.is_dict && column.column_type() == Type::BYTE_ARRAY {
                 check_dictionary(pages.get_next_page()?, column)?;
                 continue;
@@ -95,10 +120,29 @@ impl Walked {
     }
 }
 
-/// A file that counts how often it is asked for a place in it.
+/// A file that counts how often it is asked for a place in it, and keeps the first: where a page's
+/// header is, when the reader looks at the next one.
 struct Counted<R> {
     file: Arc<R>,
     reads: AtomicUsize,
+    first: AtomicU64,
+}
+
+/// Bytes in which a page's header says how large the page is.
+const HEAD: u64 = 16;
+
+impl<R: ChunkReader> Counted<R> {
+    /// What the page takes, decompressed, whose header was asked for first. The reader has read it
+    /// and does not pass that on.
+    fn page_bytes(&self) -> Result<u64, ParquetError> {
+        let (start, mut head) = (self.first.load(Ordering::Relaxed), Vec::new());
+        self.file.get_read(start)?.take(HEAD).read_to_end(&mut head)?;
+        page_bytes(&head).ok_or_else(|| {
+            let problem =
+                format!("the page at byte {start} has a header that does not begin as one");
+            ParquetError::General(problem)
+        })
+    }
 }
 
 impl<R: ChunkReader> Length for Counted<R> {
@@ -111,13 +155,24 @@ impl<R: ChunkReader> ChunkReader for Counted<R> {
     type T = R::T;
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.reads.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.first.store(start, Ordering::Relaxed);
+        }
         self.file.get_read(start)
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         self.file.get_bytes(start, length)
     }
+}
+
+/// The size of a page, decompressed, which is the second field of its header: `parquet.thrift`'s
+/// `PageHeader` in Thrift's compact protocol, where a number of 32 bits that is a struct's next
+/// field is 0x15 and the number, zigzag, as a varint.
+fn page_bytes(head: &[u8]) -> Option<u64> {
+    let (_kind, head) = varint(head.strip_prefix(&[0x15])?)?;
+    let (zigzag, _) = varint(head.strip_prefix(&[0x15])?)?;
+    (zigzag & 1 == 0).then_some(zigzag >> 1)
 }
 
 fn check_dictionary(page: Option<Page>, column: &ColumnChunkMetaData) -> Result<(), ParquetError> {
@@ -160,8 +215,10 @@ mod tests {
         let mut file: File = tempfile::tempfile().expect("a file");
         file.write_all(bytes).expect("written");
         let footer = ParquetMetaDataReader::new().parse_and_finish(&file).expect("a footer");
-        check_group(&Arc::new(file), &footer, 0, u64::MAX)
+        check_group(&Arc::new(file), &footer, 0, ANY)
     }
+
+    const ANY: Most = Most { row_bytes: u64::MAX, page_bytes: u64::MAX };
 
     #[test]
     fn a_dictionary_that_claims_more_values_than_it_has_room_for_is_refused() {
@@ -172,6 +229,29 @@ mod tests {
         bytes[claim + 1..claim + 3].copy_from_slice(&[0xfe, 0x7f]);
         let error = check(&bytes).expect_err("8191 values do not fit 600 bytes");
         assert!(error.to_string().contains("8191 values in 600 bytes"), "{error}");
+    }
+
+    #[test]
+    fn pages_that_take_too_much_memory_together_are_refused() {
+        let mut file: File = tempfile::tempfile().expect("a file");
+        file.write_all(&bytes()).expect("written");
+        let footer = ParquetMetaDataReader::new().parse_and_finish(&file).expect("a footer");
+        let file = Arc::new(file);
+        let check = |page_bytes| check_group(&file, &footer, 0, Most { page_bytes, ..ANY });
+        // The dictionary: 100 times 4 bytes of length and 2 of text. The indices take less.
+        check(600).expect("they fit");
+        let error = check(599).expect_err("they do not");
+        assert!(error.to_string().contains("\"x\" takes 600 bytes together"), "{error}");
+    }
+
+    #[test]
+    fn a_page_header_says_how_large_the_page_is_or_is_none() {
+        assert_eq!(page_bytes(&[0x15, 4, 0x15, 200, 1, 0x15]), Some(100));
+        // The most that 32 bits can say, a negative number, other fields, nothing.
+        assert_eq!(page_bytes(&[0x15, 0, 0x15, 0xfe, 0xff, 0xff, 0xff, 0xf]), Some(0x7fff_ffff));
+        assert_eq!(page_bytes(&[0x15, 4, 0x15, 3]), None);
+        assert_eq!(page_bytes(&[0x15, 4, 0x25, 200, 1]), None);
+        assert_eq!(page_bytes(&[0x15, 4]), None);
     }
 
     #[test]
@@ -190,7 +270,7 @@ mod tests {
                 .build();
             let lying = footer.clone().into_builder();
             let lying = lying.set_row_groups(vec![group.expect("a row group")]).build();
-            let error = check_group(&file, &lying, 0, u64::MAX).expect_err("100 values are there");
+            let error = check_group(&file, &lying, 0, ANY).expect_err("100 values are there");
             let says = format!("has 100 rows where its footer says {claim}");
             assert!(error.to_string().contains(&says), "{error}");
         }

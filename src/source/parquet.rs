@@ -15,7 +15,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use parquet::file::metadata::ParquetMetaData;
 
 use super::input::{InputFile, Opened, guarded};
-use super::pages::check_group;
+use super::pages::{Most, check_group};
 use super::pieces::{MOST_ROWS as READ_AHEAD, row_ends, rows_per_read, rows_that_fit};
 use super::watched::WatchedFile;
 use super::{Part, Source};
@@ -24,6 +24,10 @@ use crate::error::Error;
 
 /// The bytes that the values of a batch may take together, each written out.
 pub const BATCH_BYTES: u64 = 128 << 20;
+
+/// What a row group may take. A page alone may take 2 GiB, by the format; good ones take a megabyte,
+/// and where a value is an image, some hundred.
+pub(super) const MOST: Most = Most { row_bytes: BATCH_BYTES, page_bytes: 2 << 30 };
 
 /// Reads parts of Parquet files, in the order given.
 pub struct ParquetSource {
@@ -66,6 +70,9 @@ impl Source for ParquetSource {
         self.given += rows.num_rows() as u64;
         let last = self.given == part.rows;
         if last {
+            // What was read is published as what the plan was made for.
+            let open = self.open.as_ref().expect("it was read from");
+            open.check_unchanged(&self.inputs[part.input])?;
             self.parts.pop_front();
             self.given = 0;
         }
@@ -94,10 +101,7 @@ impl OpenFile {
     fn new(input: &InputFile, part: Part, batch_size: usize) -> Result<Self, Error> {
         let path = &input.path;
         let opened = Opened::new(path)?;
-        let found = opened.footer.file_metadata().num_rows() as u64;
-        if found != input.rows {
-            return Err(Error::RowCount { path: path.clone(), expected: input.rows, found });
-        }
+        opened.check_is(input)?;
         let file = opened.file.clone();
         let builder = opened.reader(path)?;
         let mut skip = part.start;
@@ -133,13 +137,23 @@ impl OpenFile {
         })
     }
 
+    /// Makes sure that nobody has written to the file meanwhile.
+    ///
+    /// # Errors
+    /// `InputChanged`.
+    fn check_unchanged(&self, input: &InputFile) -> Result<(), Error> {
+        match self.file.stamp().map_err(Error::io("read", &self.path))? {
+            stamp if stamp == (input.bytes, input.modified) => Ok(()),
+            _ => Err(Error::InputChanged { path: self.path.clone() }),
+        }
+    }
+
     /// Tries the row groups that hold the rows before `end`, before they are read.
     fn try_groups(&mut self, end: u64) -> Result<(), Error> {
         while self.untried.1 < end && self.untried.0 < self.footer.num_row_groups() {
             let (group, first) = self.untried;
             let file = Arc::new(self.file.clone());
-            let tried =
-                guarded(&self.path, || check_group(&file, &self.footer, group, BATCH_BYTES));
+            let tried = guarded(&self.path, || check_group(&file, &self.footer, group, MOST));
             tried.map_err(|error| self.file.explain(&self.path, error))?;
             let rows = self.footer.row_group(group).num_rows().max(0) as u64;
             self.untried = (group + 1, first + rows);

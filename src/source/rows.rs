@@ -16,7 +16,7 @@ use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::input::{InputFile, Opened, guarded};
 use super::pages::check_group;
-use super::parquet::BATCH_BYTES;
+use super::parquet::MOST;
 use super::watched::WatchedFile;
 use crate::error::Error;
 
@@ -39,7 +39,7 @@ impl InputFile {
         let builder = opened.reader(path)?;
         let footer = builder.metadata().clone();
         self.check_group(&footer, group)?;
-        let check = || check_group(&Arc::new(file.clone()), &footer, group, BATCH_BYTES);
+        let check = || check_group(&Arc::new(file.clone()), &footer, group, MOST);
         guarded(path, check).map_err(|error| file.explain(path, error))?;
         let mask = match columns {
             None => ProjectionMask::all(),

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -46,6 +46,14 @@ impl WatchedFile {
             0 => None,
             number => Some(io::Error::from_raw_os_error(number)),
         }
+    }
+
+    /// How long the file is now and when it was last written, in nanoseconds since 1970. The time is
+    /// only ever compared for equality.
+    pub fn stamp(&self) -> io::Result<(u64, i128)> {
+        let found = self.file.metadata()?;
+        let seconds = i128::from(found.mtime());
+        Ok((found.len(), seconds * 1_000_000_000 + i128::from(found.mtime_nsec())))
     }
 
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {

@@ -38,7 +38,7 @@ pub struct DedupSpec {
     pub column: Option<String>,
     /// The least cosine of embeddings that are near.
     #[serde(default = "default_threshold")]
-    pub threshold: f32,
+    pub threshold: f64,
     /// Cells within which embeddings are compared; by default the square root of the rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cells: Option<NonZeroU32>,
@@ -72,7 +72,7 @@ pub const fn default_distance() -> u32 {
 }
 
 /// A cosine.
-pub const fn default_threshold() -> f32 {
+pub const fn default_threshold() -> f64 {
     0.95
 }
 

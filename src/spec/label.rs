@@ -1,6 +1,7 @@
 //! Zero-shot classes for the rows of a table: the settings of `clipmill label`.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,7 @@ pub struct LabelSpec {
     pub imagenet_templates: bool,
     /// Classes a row that are listed.
     #[serde(default = "default_top")]
-    pub top: usize,
+    pub top: NonZeroUsize,
     /// The embeddings that are labelled; by default `image_embedding`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
@@ -41,8 +42,8 @@ pub struct LabelSpec {
     pub overwrite: bool,
 }
 
-fn default_top() -> usize {
-    5
+const fn default_top() -> NonZeroUsize {
+    const { NonZeroUsize::new(5).unwrap() }
 }
 
 fn default_name() -> String {

@@ -101,14 +101,20 @@ pub fn read(path: &Path, overrides: &[Override]) -> Result<Layered, Error> {
     let mut spec: PipelineSpec = toml::from_str(&text).map_err(wrong)?;
     let file: Table = text.parse().map_err(wrong)?;
     let mut table = file.clone();
+    // Whose fault it is: the first after which nothing was well again. A section that is new may
+    // need several to be whole.
+    let mut wrong = None;
     for change in overrides {
         insert(&mut table, change)?;
-        let changed = table.clone().try_into::<PipelineSpec>();
-        spec = changed.map_err(|error| Error::Set {
-            set: change.typed.clone(),
-            detail: error.message().to_owned(),
-        })?;
+        match table.clone().try_into::<PipelineSpec>() {
+            Ok(changed) => (spec, wrong) = (changed, None),
+            Err(error) => {
+                let (set, detail) = (change.typed.clone(), error.message().to_owned());
+                wrong.get_or_insert(Error::Set { set, detail });
+            }
+        }
     }
+    wrong.map_or(Ok(()), Err)?;
     check_version(&spec)?;
     let settings = settings(&spec, &file, overrides);
     Ok(Layered { spec, settings })

@@ -1,5 +1,6 @@
 //! What is searched for in a table, and what is shown of it: the settings of `clipmill search`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ pub struct SearchSpec {
     /// Rows of the table, counted from 0, to search the like of.
     pub like: Vec<u64>,
     /// Results a query.
-    pub top: usize,
+    pub top: NonZeroUsize,
     /// The column that is searched; by default `image_embedding`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
@@ -25,6 +26,9 @@ pub struct SearchSpec {
     /// The folder that the table's image paths start in; by default the run's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images_root: Option<PathBuf>,
+    /// Where an index of the vectors for other programs is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export: Option<PathBuf>,
     /// Whether the vectors are kept in a file beside the table, which makes the next search fast.
     pub cache: bool,
 }
@@ -42,10 +46,11 @@ impl Default for SearchSpec {
             queries: Vec::new(),
             images: Vec::new(),
             like: Vec::new(),
-            top: 10,
+            top: const { NonZeroUsize::new(10).unwrap() },
             column: None,
             html: None,
             images_root: None,
+            export: None,
             cache: true,
         }
     }

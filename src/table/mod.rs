@@ -15,7 +15,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 
-pub use rewrite::{Change, NewTable, Written, check, made, rewrite, rewrite_seeing};
+pub use rewrite::{Change, NewTable, Written, check, made, rewrite, rewrite_empty, rewrite_seeing};
 
 use crate::error::Error;
 pub use crate::source::GroupRows;
@@ -82,14 +82,22 @@ impl Table {
         self.find(column).ok_or_else(|| no_column(&self.files[0], column))
     }
 
+    /// What the first file says of the run that made it, under `clipmill.KEY`.
+    pub fn made_by(&self, key: &str) -> Option<&str> {
+        let is = |name: &str| name.strip_prefix("clipmill.") == Some(key);
+        self.files[0].made_by.iter().find(|pair| is(&pair.key))?.value.as_deref()
+    }
+
+    /// The pipeline that made it, as it says; empty where it says nothing.
+    pub fn pipeline(&self) -> toml::Table {
+        self.made_by("pipeline").and_then(|text| text.parse().ok()).unwrap_or_default()
+    }
+
     /// The score columns that the run which made the table says it made and that are there; none,
     /// where it says nothing.
     pub fn made_scores(&self) -> Vec<String> {
-        let mut pairs = self.files[0].made_by.iter();
-        let pipeline = pairs.find(|pair| pair.key == "clipmill.pipeline");
-        let text = pipeline.and_then(|pair| pair.value.as_deref()).unwrap_or_default();
-        let parsed = text.parse::<toml::Table>().unwrap_or_default();
-        let columns = parsed.get("columns").and_then(toml::Value::as_table);
+        let pipeline = self.pipeline();
+        let columns = pipeline.get("columns").and_then(toml::Value::as_table);
         let is_score = |declared: &toml::Value| {
             let declared = declared.clone().try_into::<DeclaredColumn>();
             declared.is_ok_and(|declared| declared.kind.is_score())

@@ -142,6 +142,16 @@ pub fn rewrite_seeing(
     Ok(written)
 }
 
+/// The same for a table without rows: what a command would write, as far as it can be known before
+/// there are any.
+pub fn rewrite_empty(table: &Table, new: &NewTable<'_>) -> Result<Written, Error> {
+    let empty = |_, _: &RecordBatch| {
+        let added = new.added.iter().map(|field| new_empty_array(field.data_type()));
+        Ok(Change { keep: None, added: added.collect() })
+    };
+    rewrite_seeing(table, new, Some(&[]), empty, || Value::Null)
+}
+
 /// Asks what becomes of the rows of a task.
 fn decide(
     task: &Task,

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use super::{clipmill, command, python, root, scratch};
+use arrow::array::{Array, AsArray};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::{clipmill, command, python, root, sample, scratch};
 
 /// Rows of the sample, and rows a part: three parts.
 const SETTINGS: [&str; 4] = ["--limit", "21", "--set", "sink.parquet.rows_per_part=8"];
@@ -84,6 +87,17 @@ impl Faulty<'_> {
         fs::read_to_string(self.log).unwrap_or_default().matches("FIRED").count()
     }
 
+    /// How often a file got its final name.
+    pub fn published(&self, name: &str) -> usize {
+        let log = fs::read_to_string(self.log).expect("a log");
+        let end = format!(" -> {name} ");
+        let is_done = |line: &&str| {
+            let (_, result) = line.split_once(&end).unwrap_or_default();
+            ["ok", "killed-after", "done-then-error"].iter().any(|done| result.starts_with(done))
+        };
+        log.lines().filter(|line| line.contains(" rename ")).filter(is_done).count()
+    }
+
     /// How many events of that call, or of any, the log has.
     pub fn events(&self, call: Option<&str>) -> usize {
         let log = fs::read_to_string(self.log).expect("a log");
@@ -136,6 +150,49 @@ pub fn undisturbed(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let content = content(&output);
     assert_eq!(content.len(), PARTS + 2, "parts, the manifest and the mark");
     content
+}
+
+/// The sample's images, row by row.
+pub fn image_paths() -> Vec<String> {
+    let file = fs::File::open(sample().join("captions.parquet")).expect("the sample");
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build();
+    let batches = reader.expect("a reader").map(|batch| batch.expect("a batch"));
+    let paths = batches.flat_map(|batch| {
+        let column = batch.column_by_name("image_path").expect("there").as_string::<i32>().clone();
+        (0..column.len()).map(move |row| column.value(row).to_owned()).collect::<Vec<_>>()
+    });
+    paths.collect()
+}
+
+/// A sample image whose decoder meets an end, as `killer.c` says.
+fn killer_image(how: char) -> Vec<u8> {
+    let image = fs::read(sample().join("images/003-1f31c.png")).expect("an image");
+    let text = format!("Comment\0CLIPMILL-KILLER-{how}");
+    let mut chunk = (text.len() as u32).to_be_bytes().to_vec();
+    chunk.extend(b"tEXt");
+    chunk.extend(text.as_bytes());
+    let crc = chunk[4..].iter().fold(!0_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+        })
+    });
+    chunk.extend((!crc).to_be_bytes());
+    // After the signature and the header.
+    [&image[..33], &chunk, &image[33..]].concat()
+}
+
+/// A copy of the sample's images in a folder, where those of these names kill their decoder.
+pub fn images_with_killers(to: &Path, how: char, names: &[&String]) {
+    fs::create_dir_all(to.join("images")).expect("a folder");
+    for entry in fs::read_dir(sample().join("images")).expect("the sample") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name");
+        fs::copy(&path, to.join("images").join(name)).expect("copied");
+    }
+    let killer = killer_image(how);
+    for name in names {
+        fs::write(to.join(name), &killer).expect("written");
+    }
 }
 
 /// Numbers that look random and are the same in every test run (SplitMix64).

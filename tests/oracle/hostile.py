@@ -6,6 +6,7 @@
   of them, in lists of 250,000.
 - text.parquet: captions that are not UTF-8, among good ones, and as a dictionary, in lists and
   in structs.
+- checksum.parquet: a page with its checksum, and a bit of it flipped since.
 - nested-N.parquet: N levels of groups. rows-*.parquet: footers that lie about their rows.
 """
 import struct
@@ -34,6 +35,14 @@ for name, lengths in [("list", [3, 1 << 26, 5]), ("lists", [250_000] * 70)]:
     ends = np.cumsum([0, *lengths]).astype(np.int32)
     numbers = pa.ListArray.from_arrays(ends, np.zeros(ends[-1], np.int64))
     pq.write_table(table(numbers), to / f"{name}.parquet", compression="zstd")
+
+to_flip = to / "checksum.parquet"
+pq.write_table(table(["abcdefgh"] * 9), to_flip, compression="none", use_dictionary=False,
+               write_page_checksum=True)
+flipped = bytearray(to_flip.read_bytes())
+# A value with its length before it: in the page, not in the statistics of its header.
+flipped[flipped.index(b"\x08\0\0\0abcdefgh") + 7] ^= 1
+to_flip.write_bytes(flipped)
 
 # Bytes that no str holds, in columns that say string: cast without validation.
 raw = [b"moon", b"\xff\xfe moon", None, b"moon \xc3", b"", b"sun"]

@@ -3,6 +3,7 @@
 Usage:
   search.py make OUT_DIR            random tables with bad rows in them, odd tables
   search.py check TABLE RESULT.json column of the table searched by --like, TOP results each
+  search.py export TABLE RESULT.json INDEX  an exported index, as usearch reads it
   search.py sample OUT RESULT.json  the sample's run searched by texts and images
 """
 
@@ -98,16 +99,21 @@ def check_hits(scores, hits, top, tolerance):
         assert sure <= {hit["row"] for hit in hits}
 
 
-def check(table, result):
+def unit_vectors(table):
+    """The column's vectors at unit length, NaN where there is none; and which are not null."""
     files = sorted(Path(table).glob("*.parquet"))
     array = pa.concat_tables([pq.read_table(file) for file in files])["vector"].combine_chunks()
     values = np.full((len(array), DIM), np.nan)
     good = np.array(array.is_valid())
     values[good] = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, DIM)
     with np.errstate(all="ignore"):
-        values = unit(values)
+        return unit(values), good
+
+
+def check(table, result):
+    values, good = unit_vectors(table)
     bad = ~np.isfinite(values).all(axis=1)
-    assert result["rows"] == len(array) and result["searched"] == int((~bad).sum()), result
+    assert result["rows"] == len(values) and result["searched"] == int((~bad).sum()), result
     # The null rows, the NaN and the infinity, the zeros.
     counts = {"no vector": int((~good).sum()), "not a finite number": 2, "a vector of zeros": 1}
     assert result["without_vector"] == counts, (result["without_vector"], counts)
@@ -117,6 +123,33 @@ def check(table, result):
         scores[bad] = np.nan
         scores[query["like"]] = np.nan
         check_hits(scores, query["hits"], top, 2e-7)
+
+
+def export(table, result, path):
+    """The index has every vector that there is, and finds the nearest as often as was said."""
+    from usearch.index import Index
+
+    values = unit_vectors(table)[0]
+    there = np.flatnonzero(np.isfinite(values).all(axis=1))
+    index, said = Index.restore(path), result["export"]
+    assert len(index) == len(there) == said["vectors"], (len(index), said)
+    assert index.ndim == said["dim"] == DIM and said["bytes"] == Path(path).stat().st_size
+    assert "cos" in str(index.metric).lower(), index.metric
+    asked = np.random.default_rng(3).choice(there, 200, replace=False)
+    found, usable = 0, np.where(np.isfinite(values), values, 0)
+    for row in asked:
+        scores = usable @ values[row]
+        scores[row] = -np.inf
+        least = np.partition(scores, -10)[-10]
+        keys = index.search(values[row].astype(np.float32), 11).keys
+        near = [int(key) for key in keys if int(key) != row][:10]
+        # Of equally near rows any will do.
+        found += sum(values[key] @ values[row] >= least - 1e-9 for key in near)
+    recall = found / (10 * len(asked))
+    print("recall", recall, "said", said["recall_at_10"])
+    # Two samples of 2,000 neighbours each.
+    assert abs(recall - said["recall_at_10"]) < 0.05, (recall, said)
+    assert recall > 0.7, recall
 
 
 def sample(out, result):
@@ -166,6 +199,8 @@ def main():
     if what == "make":
         return make(path)
     result = json.loads(Path(sys.argv[3]).read_text())
+    if what == "export":
+        return export(path, result, sys.argv[4])
     result["top"] = int(sys.argv[4])
     check(path, result) if what == "check" else sample(path, result)
 

@@ -3,12 +3,14 @@
 //! It is what `numpy` and everybody else reads; new rows are assigned to them without training.
 
 use std::collections::HashMap;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 
 use crate::error::Error;
 use crate::files;
+use crate::regular;
 
 /// The file's name in an output folder.
 pub const FILE_NAME: &str = "_centroids.safetensors";
@@ -41,17 +43,19 @@ impl Centroids {
     /// `NotFound`, `ModelFile` for anything else than that.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let wrong = |problem: String| Error::ModelFile { path: path.into(), problem };
-        let found = std::fs::metadata(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
+        let file = regular::open(path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
                 let hint = format!(": `clipmill cluster` writes {FILE_NAME} into its output");
                 Error::NotFound { what: "file of centroids", path: path.into(), hint }
             }
+            ErrorKind::InvalidInput => wrong("is no regular file".into()),
             _ => Error::io("read", path)(error),
         })?;
-        if !found.is_file() || found.len() > MOST_BYTES {
-            return Err(wrong("is no regular file of a sane size".into()));
+        let mut bytes = Vec::new();
+        file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+        if bytes.len() as u64 > MOST_BYTES {
+            return Err(wrong("has more than 8 GiB".into()));
         }
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|error| wrong(format!("is no whole safetensors file ({error})")))?;
         let tensor =

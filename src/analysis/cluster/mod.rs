@@ -35,7 +35,7 @@ use super::unit::{UnitBatch, UnitColumn};
 use crate::digest;
 use crate::error::Error;
 use crate::spec::ClusterSpec;
-use crate::table::{Change, NewTable, Table, Written, made, rewrite};
+use crate::table::{Change, NewTable, Table, Written, made, rewrite, rewrite_empty};
 
 /// The most clusters.
 const MOST: usize = 1 << 20;
@@ -71,7 +71,7 @@ pub struct Cluster {
 }
 
 /// Clusters a table into a new folder. `words` embeds the words of names and is called only when
-/// there is something to do.
+/// there is something to do; the weights that they are embedded by have the digest `model`.
 ///
 /// # Errors
 /// `Setting` for more clusters than rows; those of `rewrite`, of reading and of LibTorch.
@@ -79,17 +79,11 @@ pub fn cluster(
     table: &Table,
     spec: &ClusterSpec,
     device: Device,
-    words: impl FnOnce() -> Result<Option<Words>, Error>,
+    (model, words): (Option<&str>, impl FnOnce() -> Result<Option<Words>, Error>),
 ) -> Result<Written, Error> {
     let column = UnitColumn::open(table, spec.column.as_deref())?;
     let given = spec.centroids.as_deref().map(|path| given(path, &column)).transpose()?;
-    let new = NewTable {
-        dir: &spec.path,
-        command: "cluster",
-        settings: settings(spec, column.name)?,
-        added: added(&spec.name),
-        overwrite: spec.overwrite,
-    };
+    let new = new_table(spec, column.name, model)?;
     if let Some(made) = made(table, &new)? {
         return Ok(made);
     }
@@ -109,8 +103,35 @@ pub fn cluster(
     assign.write(&new, (sampled, names))
 }
 
+/// Finds what is wrong with the settings over a table without rows, and writes what it becomes.
+///
+/// # Errors
+/// Those of [`cluster`] that need no row.
+pub fn rehearse(table: &Table, spec: &ClusterSpec) -> Result<(), Error> {
+    let column = UnitColumn::open(table, spec.column.as_deref())?;
+    match &spec.centroids {
+        Some(path) => drop(given(path, &column)?),
+        None => drop(k(spec)?),
+    }
+    rewrite_empty(table, &new_table(spec, column.name, None)?).map(drop)
+}
+
+fn new_table<'a>(
+    spec: &'a ClusterSpec,
+    column: &str,
+    model: Option<&str>,
+) -> Result<NewTable<'a>, Error> {
+    Ok(NewTable {
+        dir: &spec.path,
+        command: "cluster",
+        settings: settings(spec, column, model)?,
+        added: added(&spec.name),
+        overwrite: spec.overwrite,
+    })
+}
+
 /// What the output depends on.
-fn settings(spec: &ClusterSpec, column: &str) -> Result<Value, Error> {
+fn settings(spec: &ClusterSpec, column: &str, model: Option<&str>) -> Result<Value, Error> {
     let digest = |path: &Option<PathBuf>| path.as_deref().map(digest::of_file).transpose();
     Ok(json!({
         "column": column,
@@ -118,6 +139,7 @@ fn settings(spec: &ClusterSpec, column: &str) -> Result<Value, Error> {
         "centroids_sha256": digest(&spec.centroids)?,
         "training": spec.training(),
         "words_sha256": digest(&spec.words)?,
+        "model_sha256": model,
         "top_words": spec.top_words,
         "name": spec.name,
     }))
@@ -145,18 +167,25 @@ fn given(path: &Path, column: &UnitColumn<'_>) -> Result<Centroids, Error> {
     Ok(centroids)
 }
 
+/// How many clusters are to be trained.
+fn k(spec: &ClusterSpec) -> Result<usize, Error> {
+    let wrong = |problem: String| Err(Error::Setting { key: "k".into(), problem });
+    match spec.k.map(|k| k.get() as usize) {
+        None => wrong("say how many clusters there are to be, or give --centroids".into()),
+        Some(k) if k > MOST => {
+            wrong(format!("{k} is more than the {MOST} clusters that there may be"))
+        }
+        Some(k) => Ok(k),
+    }
+}
+
 fn trained(
     column: &UnitColumn<'_>,
     spec: &ClusterSpec,
     device: Device,
 ) -> Result<(Centroids, usize), Error> {
     let wrong = |problem: String| Err(Error::Setting { key: "k".into(), problem });
-    let Some(k) = spec.k.map(|k| k.get() as usize) else {
-        return wrong("say how many clusters there are to be, or give --centroids".into());
-    };
-    if k > MOST {
-        return wrong(format!("{k} is more than the {MOST} clusters that there may be"));
-    }
+    let k = k(spec)?;
     let trained = train(column, k, &spec.training(), device)?;
     match trained.rows {
         0 => {

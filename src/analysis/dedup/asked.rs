@@ -81,13 +81,13 @@ pub fn score_column(table: &Table, spec: &DedupSpec) -> Result<Option<String>, E
 }
 
 /// What the output depends on.
-pub fn settings(spec: &DedupSpec, score: Option<&str>) -> Value {
+pub fn settings(spec: &DedupSpec, score: Option<&str>, embedding: Option<&str>) -> Value {
     let exact = spec.exact.then(|| json!({ "column": spec.exact_column }));
     let perceptual =
         spec.perceptual.then(|| json!({ "column": spec.phash_column, "distance": spec.distance }));
     let semantic = spec.semantic.then(|| {
         json!({
-            "column": spec.column,
+            "column": embedding,
             "threshold": spec.threshold,
             "cells": spec.cells,
             "seed": spec.seed,

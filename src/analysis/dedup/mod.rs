@@ -92,10 +92,14 @@ pub fn dedup(table: &Table, spec: &DedupSpec, device: Device) -> Result<Written,
     asked::check(table, spec)?;
     let score = asked::score_column(table, spec)?;
     let score = score.as_deref();
+    let embedding = match spec.semantic {
+        true => Some(table.embedding(spec.column.as_deref())?),
+        false => None,
+    };
     let new = NewTable {
         dir: &spec.path,
         command: "dedup",
-        settings: asked::settings(spec, score),
+        settings: asked::settings(spec, score, embedding),
         added: asked::added(spec),
         overwrite: spec.overwrite,
     };

@@ -161,7 +161,7 @@ impl Cells {
     fn join(
         &self,
         cell: usize,
-        (threshold, device): (f32, Device),
+        (threshold, device): (f64, Device),
         found: &mut Found,
     ) -> Result<(), Error> {
         let (start, end) = (self.starts[cell], self.starts[cell + 1]);
@@ -185,7 +185,7 @@ impl Cells {
 }
 
 /// Where the cosines of two blocks' vectors are at least a threshold: row of `x`, row of `y`, ...
-fn near(x: &Tensor, y: &Tensor, threshold: f32) -> Result<Vec<i64>, TchError> {
+fn near(x: &Tensor, y: &Tensor, threshold: f64) -> Result<Vec<i64>, TchError> {
     let cosines = x.f_matmul(&y.f_transpose(0, 1)?)?;
-    download(&cosines.f_ge(f64::from(threshold))?.f_nonzero()?)
+    download(&cosines.f_ge(threshold)?.f_nonzero()?)
 }

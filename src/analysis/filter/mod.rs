@@ -12,7 +12,6 @@ mod rules;
 mod sql;
 mod uids;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use arrow::datatypes::{DataType, Field};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Reasons;
 use crate::error::Error;
 use crate::spec::filter::FilterSpec;
 use crate::table::{Change, NewTable, Table, Written, rewrite_seeing};
@@ -28,9 +28,6 @@ use resolve::Rules;
 
 /// The column that says which rule a rejected row did not fulfil.
 const REJECTED_BY: &str = "rejected_by";
-
-/// Words of the status column that are counted each on its own.
-const MOST_REASONS: usize = 64;
 
 /// What became of the rows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,7 +51,7 @@ pub struct Funnel {
     /// The rules in the order in which they are counted.
     pub funnel: Vec<Step>,
     /// Rows that failed, by status.
-    pub failed: BTreeMap<String, u64>,
+    pub failed: Reasons,
     /// What people should know: which column stands for which, what was not looked at.
     pub notes: Vec<String>,
 }
@@ -184,12 +181,12 @@ fn write(table: &Table, rules: &Rules, target: &Target<'_>) -> Result<Written, E
 struct Tally {
     rows: u64,
     rejected: Vec<u64>,
-    failed: BTreeMap<String, u64>,
+    failed: Reasons,
 }
 
 impl Tally {
     fn new(rules: &Rules) -> Self {
-        Self { rows: 0, rejected: vec![0; rules.rules.len()], failed: BTreeMap::new() }
+        Self { rows: 0, rejected: vec![0; rules.rules.len()], failed: Reasons::default() }
     }
 
     /// Per row, the first rule that does not keep it.
@@ -217,12 +214,8 @@ impl Tally {
         use arrow::array::Array;
 
         for row in (0..by.len()).filter(|row| by[*row].is_some()) {
-            let word = match words.is_valid(row) {
-                true => String::from_utf8_lossy(words.value(row)).into_owned(),
-                false => "null".to_owned(),
-            };
-            let known = self.failed.contains_key(&word) || self.failed.len() < MOST_REASONS;
-            *self.failed.entry(if known { word } else { "other".into() }).or_default() += 1;
+            let word = if words.is_valid(row) { words.value(row) } else { b"null" };
+            self.failed.count(word, 1);
         }
     }
 

@@ -11,6 +11,7 @@ use super::sql::Condition;
 use crate::error::Error;
 use crate::spec::filter::{ClipArch, FilterColumns, FilterSpec, Preset};
 use crate::table::Table;
+use crate::travel::is_text;
 
 /// The usual names of columns, DataComp's, clipmill's and img2dataset's, by what they hold.
 const UID: &[&str] = &["uid"];
@@ -128,7 +129,7 @@ impl Resolver<'_> {
                     Some(column) => self.rules.push(Rule::ImageBytes { column, at_least: 5e3 }),
                     None => self.notes.push(
                         "no column of the images' sizes: images under 5 kB are not looked for \
-                         (--column image_bytes=NAME)"
+                         (--map image_bytes=NAME)"
                             .into(),
                     ),
                 }
@@ -159,7 +160,7 @@ impl Resolver<'_> {
         let asked = self.names.language.as_deref();
         let there = LANGUAGE.iter().find(|name| self.table.find(name).is_some());
         if asked.is_none() && there.is_none() {
-            let note = "no column of languages: captions of every language are kept (--column \
+            let note = "no column of languages: captions of every language are kept (--map \
                         language=NAME)";
             self.notes.push(note.into());
             return Ok(());
@@ -300,19 +301,10 @@ impl Resolver<'_> {
         let wrong = self.table.field(usual[0]).map(|field| field.name().clone());
         wrong.map_err(|error| match error {
             Error::NoColumn { path, column, hint } => {
-                let hint = format!(", which holds each row's {what}{hint} (--column {what}=NAME)");
+                let hint = format!(", which holds each row's {what}{hint} (--map {what}=NAME)");
                 Error::NoColumn { path, column, hint }
             }
             other => other,
         })
-    }
-}
-
-/// Whether a declared type is one of strings, which travel as views.
-fn is_text(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-        DataType::Dictionary(_, values) => is_text(values),
-        _ => false,
     }
 }

@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Field};
 use crate::error::Error;
 use crate::spec::{ColumnSpec, ReportSpec};
 use crate::table::Table;
+use crate::travel::is_text;
 
 /// Names of score columns, those of clipmill first, then DataComp's.
 const SCORES: [&str; 6] = [
@@ -137,24 +138,16 @@ fn is_bool(kind: &DataType) -> bool {
     *kind == DataType::Boolean
 }
 
-fn is_text(kind: &DataType) -> bool {
-    match kind {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-        DataType::Dictionary(_, values) => is_text(values),
-        _ => false,
-    }
-}
-
 /// The pipeline that a table says it was made by.
-pub struct Made(Option<toml::Table>);
+pub struct Made(toml::Table);
 
 impl Made {
     pub fn of(table: &Table) -> Self {
-        Self(of_metadata(table, "pipeline").and_then(|text| text.parse().ok()))
+        Self(table.pipeline())
     }
 
     fn section(&self, path: &[&str]) -> Option<&toml::Table> {
-        path.iter().try_fold(self.0.as_ref()?, |table, key| table.get(*key)?.as_table())
+        path.iter().try_fold(&self.0, |table, key| table.get(*key)?.as_table())
     }
 
     /// The name of an input column.
@@ -176,10 +169,4 @@ impl Made {
     pub fn images_root(&self) -> Option<std::path::PathBuf> {
         Some(self.section(&["image", "path"])?.get("root")?.as_str()?.into())
     }
-}
-
-/// What the table's first file says of the run that made it, under `clipmill.KEY`.
-pub fn of_metadata(table: &Table, key: &str) -> Option<String> {
-    let is = |name: &str| name.strip_prefix("clipmill.") == Some(key);
-    table.files()[0].made_by.iter().find(|pair| is(&pair.key))?.value.clone()
 }

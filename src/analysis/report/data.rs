@@ -62,6 +62,14 @@ pub struct Scores {
     pub samples: Vec<Pair>,
 }
 
+impl Scores {
+    /// Rows that the cut keeps.
+    pub fn at_cut(&self) -> u64 {
+        let at = self.thresholds.partition_point(|threshold| *threshold < self.cut);
+        self.kept.get(at).copied().unwrap_or(0)
+    }
+}
+
 /// The values of one column, and the scores of the rows that have them.
 pub struct Groups {
     pub column: String,

@@ -21,7 +21,7 @@ mod survey;
 mod tally;
 mod values;
 
-pub use columns::{Columns, Made, of_metadata};
+pub use columns::{Columns, Made};
 pub use data::{Data, Group, Groups, Old, Scores};
 pub use drift::{Drift, Verdict};
 pub use html::{Facts, page};

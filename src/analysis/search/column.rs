@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::DataType;
 
-use super::shown::is_text;
 use super::top::{BLOCK, Scan, exact_parts};
+use crate::analysis::Reasons;
 use crate::error::Error;
 use crate::table::{GroupRows, Piece, Table, Vectors};
-
-/// Reasons that are told apart; a table may have a status of its own in every row.
-const MOST_REASONS: usize = 16;
+use crate::travel::is_text;
 
 /// What vectors are held in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,24 +59,6 @@ pub struct Ready {
 impl Ready {
     pub fn vector(&self, row: usize) -> &[f32] {
         &self.values[row * self.dim..(row + 1) * self.dim]
-    }
-}
-
-/// Rows without a vector, by reason.
-#[derive(Debug, Clone, Default)]
-pub struct Reasons(pub BTreeMap<String, u64>);
-
-impl Reasons {
-    pub fn add(&mut self, reason: &str, rows: u64) {
-        let is_known = self.0.contains_key(reason) || self.0.len() < MOST_REASONS;
-        let is_word = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b' ';
-        let is_short = reason.len() <= 64 && reason.bytes().all(is_word);
-        let reason = if is_known && is_short { reason } else { "other" };
-        *self.0.entry(reason.to_owned()).or_default() += rows;
-    }
-
-    pub fn merge(&mut self, other: &Self) {
-        other.0.iter().for_each(|(reason, rows)| self.add(reason, *rows));
     }
 }
 
@@ -144,16 +124,13 @@ impl<'a> Column<'a> {
             }
         }
         let array = batch.column_by_name(self.name);
-        let status = batch.column_by_name("status").and_then(|column| column.as_binary_view_opt());
         for row in (0..inverse.len()).filter(|row| inverse[*row] == 0.0) {
-            let word = status.filter(|words| words.is_valid(row)).map(|words| words.value(row));
-            let reason = match word.and_then(|word| std::str::from_utf8(word).ok()) {
-                Some(word) if word != "ok" && self.has_status => word,
-                _ if array.is_some_and(|array| array.is_null(row)) => "no vector",
+            let why = match array {
+                Some(array) if array.is_null(row) => "no vector",
                 _ if valid[row] => "a vector of zeros",
                 _ => "not a finite number",
             };
-            reasons.add(reason, 1);
+            reasons.add(batch, row, why);
         }
         Ok(Ready { values, dim, inverse })
     }
@@ -202,6 +179,21 @@ impl<'a> Column<'a> {
             reasons.merge(&why);
         }
         Ok((scan, searched, reasons.0))
+    }
+
+    /// Calls `with` for each row that has a vector, in order.
+    pub fn each(
+        &self,
+        mut with: impl FnMut(u64, &[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for piece in self.table.pieces() {
+            let rows = self.table.read(piece, Some(&self.columns()))?;
+            self.piece((piece, rows), &mut Reasons::default(), |first, ready| {
+                let there = (0..ready.inverse.len()).filter(|at| ready.inverse[*at] > 0.0);
+                there.into_iter().try_for_each(|at| with(first + at as u64, ready.vector(at)))
+            })?;
+        }
+        Ok(())
     }
 
     /// Gives a row's vector to `keep`, if it has one.

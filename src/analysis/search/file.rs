@@ -17,8 +17,9 @@ use std::sync::Mutex;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use super::column::{Column, Element, Reasons};
+use super::column::{Column, Element};
 use super::top::{BLOCK, Scan};
+use crate::analysis::Reasons;
 use crate::analysis::dots::f16_bytes;
 use crate::digest;
 use crate::error::Error;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{Array, AsArray};
-use arrow::datatypes::DataType;
 use rayon::prelude::*;
 
 use crate::error::Error;
@@ -11,15 +10,6 @@ use crate::table::{Piece, Table};
 
 /// Per row, the bytes of each column, where it is not null.
 pub type Texts = BTreeMap<u64, Vec<Option<Vec<u8>>>>;
-
-/// Whether a column holds texts.
-pub fn is_text(kind: &DataType) -> bool {
-    match kind {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-        DataType::Dictionary(_, values) => is_text(values),
-        _ => false,
-    }
-}
 
 /// Reads text columns of some rows: the row groups that they are in, several at once. A column
 /// that the table lacks, or that holds no texts, gives nothing.

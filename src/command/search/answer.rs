@@ -4,16 +4,18 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::analysis::search::shown::{Texts, is_text, texts};
+use crate::analysis::search::export::{Exported, export};
+use crate::analysis::search::shown::{Texts, texts};
 use crate::analysis::search::{Cache, Found, Hit, Index, Query};
 use crate::cli::ModelArgs;
-use crate::command::encoder::{Encoder, pipeline_of};
+use crate::command::encoder::TableModel;
 use crate::command::table;
 use crate::error::Error;
 use crate::model::Towers;
 use crate::progress::say;
 use crate::spec::SearchSpec;
 use crate::table::Table;
+use crate::travel::is_text;
 
 /// Making a smaller file of vectors is done before anybody wonders.
 const SAY_BYTES: u64 = 256 << 20;
@@ -44,6 +46,8 @@ pub struct Answer {
     pub column: String,
     pub rows: u64,
     pub found: Found,
+    /// The index that was written, where one was wanted.
+    pub exported: Option<Exported>,
     /// The columns whose texts are shown, that of the images first where there is one.
     pub shown: Vec<String>,
     /// Whether the first of them names images.
@@ -67,15 +71,16 @@ impl Answer {
             .chain(spec.like.iter().copied().map(Asked::Like))
             .collect();
         let queries = queries(spec, (&table, &index), model)?;
-        let found = index.nearest(&queries, spec.top)?;
-        let pipeline = pipeline_of(&table);
+        let found = index.nearest(&queries, spec.top.get())?;
+        let exported = spec.export.as_ref().map(|path| export(&index, path)).transpose()?;
+        let pipeline = table.pipeline();
         let (shown, has_images) = shown(&table, &pipeline);
         let found_rows = found.hits.iter().flatten().map(|hit| hit.row);
         let rows: BTreeSet<_> = found_rows.chain(spec.like.iter().copied()).collect();
         let columns: Vec<_> = shown.iter().map(String::as_str).collect();
         let texts = texts(&table, &columns, &rows)?;
         let (column, rows) = (index.name().to_owned(), table.rows());
-        Ok(Self { asked, column, rows, found, shown, has_images, pipeline, texts })
+        Ok(Self { asked, column, rows, found, exported, shown, has_images, pipeline, texts })
     }
 
     /// What was asked with what was found.
@@ -104,7 +109,7 @@ impl Answer {
 }
 
 /// Opens the column, and says what takes long.
-pub fn open_index<'a>(
+fn open_index<'a>(
     table: &'a Table,
     input: &Path,
     spec: &'a SearchSpec,
@@ -131,7 +136,7 @@ fn queries(
     let towers =
         Towers { image: !spec.images.is_empty(), text: !spec.queries.is_empty(), states: false };
     if towers.image || towers.text {
-        let encoder = Encoder::of_table(table, model, towers)?;
+        let encoder = TableModel::find(table, model.model.as_deref())?.load(model, towers)?;
         if index.dim() != 0 && encoder.dim() != index.dim() {
             let (ours, theirs) = (encoder.dim(), index.dim());
             let name = index.name();
