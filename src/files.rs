@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -242,14 +243,17 @@ fn write_holder(file: File, holder: &str, path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Who has a lock that is taken.
+/// Who has a lock that is taken. Whoever has just got it may not have come to writing yet.
 fn holder(path: &Path) -> String {
-    let line = fs::read_to_string(path).unwrap_or_default();
-    match line.lines().next().map(str::trim_end) {
-        Some(holder) if !holder.is_empty() => holder.to_owned(),
-        // It has the lock and has not come to writing.
-        _ => "a process that has just begun".to_owned(),
+    for _ in 0..50 {
+        let line = fs::read_to_string(path).unwrap_or_default();
+        if let Some(holder) = line.lines().next().map(str::trim_end).filter(|line| !line.is_empty())
+        {
+            return holder.to_owned();
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
+    "a process that does not say its name".to_owned()
 }
 
 /// Whether a file in an output folder is a lock, a killed run's temporary or made from the data to

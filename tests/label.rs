@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +13,14 @@ use common::{clipmill, python, root, sample, scratch};
 /// The sample's groups, as its README words them.
 const GROUPS: &str = "smileys and emotion\npeople and body\nanimals and nature\nfood and drink\n\
     travel and places\nactivities\nobjects\nsymbols\n";
+
+/// What the sample's images show, each once.
+fn shown() -> Vec<String> {
+    let truth = fs::read_to_string(sample().join("truth.csv")).expect("the sample");
+    let names = truth.lines().skip(1).filter_map(|line| line.split(',').nth(2));
+    let names: BTreeSet<_> = names.map(str::to_owned).collect();
+    names.into_iter().collect()
+}
 
 fn text(path: &Path) -> String {
     path.display().to_string()
@@ -44,32 +53,46 @@ fn labels_and_probabilities_are_those_of_transformers() {
     let scored = text(&scored(dir.path()));
     let labels = dir.path().join("labels.txt");
     fs::write(&labels, GROUPS).expect("written");
-    let labels_text = text(&labels);
     let imagenet = fs::read_to_string(root().join("src/spec/templates/imagenet.txt"));
     let imagenet = imagenet.expect("the templates");
     let two = "an emoji of {}\n{}, a drawing\n";
-    for (name, templates, top, args) in [
-        ("label", "a photo of a {}", 5, &[][..]),
-        ("group", two, 1, &["--template", "an emoji of {}", "--template", "{}, a drawing"]),
-        ("label", &imagenet, 99, &["--imagenet-templates"]),
+    let names = dir.path().join("names.txt");
+    fs::write(&names, shown().join("\n")).expect("written");
+    for (name, labels, templates, top, args) in [
+        ("label", &labels, "a photo of a {}", 5, &[][..]),
+        (
+            "group",
+            &labels,
+            two,
+            1,
+            &["--template", "an emoji of {}", "--template", "{}, a drawing"],
+        ),
+        ("label", &labels, &imagenet, 99, &["--imagenet-templates"]),
+        ("name", &names, "{}", 5, &["--template", "{}"]),
     ] {
         let out = dir.path().join(format!("{name}-{top}"));
         let path = dir.path().join("templates.txt");
         fs::write(&path, templates).expect("written");
         let (out_text, top_text) = (text(&out), top.to_string());
+        let labels_text = text(labels);
         let mut all = vec!["label", &scored, &out_text, "--labels", &labels_text, "--name", name];
         all.extend(["--top", &top_text, "--precision", "f32"]);
         all.extend(args);
         let ran = clipmill(&all).ok();
-        for wanted in ["of 269 rows labelled", "image_truncated", "animals and nature"] {
+        for wanted in ["of 269 rows labelled", "image_truncated"] {
             assert!(ran.stdout.contains(wanted), "{wanted}: {}", ran.stdout);
         }
-        let Some(said) = ask(&out, &labels, &path, name, top) else { return };
+        let Some(said) = ask(&out, labels, &path, name, top) else { return };
         let said: Vec<f64> =
             said.split_whitespace().map(|word| word.parse().expect("a number")).collect();
         let [ours, theirs, rows] = said[..] else { panic!("{said:?}") };
-        // Of eight groups, chance is five in eight; transformers reaches 0.7311, measured beside it.
-        assert!(top != 5 || ours > 0.7, "{said:?}");
+        // Transformers reaches 0.7311 of eight groups, where chance is five in eight, and 0.5947 of
+        // 265 names, where it is one in 53.
+        match (name, top) {
+            ("name", _) => assert!(ours > 0.55, "{said:?}"),
+            (_, 5) => assert!(ours > 0.7, "{said:?}"),
+            _ => {}
+        }
         assert!(rows > 200.0 && (ours - theirs).abs() < 0.005, "{name} {top}: {said:?}");
         println!("{name} {top}: {ours} {theirs} of {rows}");
         let again = clipmill(&all).ok();

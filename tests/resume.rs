@@ -171,6 +171,27 @@ fn a_part_read_while_somebody_writes_to_its_file_is_refused() {
     assert!(matches!(error, Error::InputChanged { .. }), "{error}");
 }
 
+/// Between the plan and the reading, another file was put in its place.
+#[test]
+fn an_input_as_long_and_as_old_as_the_planned_one_is_told_by_its_footer() {
+    let dir = scratch();
+    let table = dir.path().join("table.parquet");
+    write_table(&table, "one", "a face");
+    let inputs = open_inputs(&table).expect("a table");
+    let part = Part { index: 0, input: 0, start: 0, rows: inputs[0].rows };
+    let read = || ParquetSource::new(inputs.clone(), vec![part], 100).next_batch();
+    assert!(read().expect("a batch").is_some());
+    let written = fs::metadata(&table).and_then(|found| found.modified()).expect("a time");
+    write_table(&table, "two", "a face");
+    fs::File::options()
+        .write(true)
+        .open(&table)
+        .and_then(|f| f.set_modified(written))
+        .expect("set");
+    let error = read().expect_err("it is another");
+    assert!(matches!(error, Error::InputChanged { .. }), "{error}");
+}
+
 #[test]
 fn what_is_not_clipmills_is_refused_or_left_alone() {
     let dir = scratch();

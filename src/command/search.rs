@@ -55,7 +55,8 @@ fn find(spec: &SearchSpec, input: &Path, model: &ModelArgs) -> Result<Answer, Er
     spec.export.iter().try_for_each(|index| super::check_file("--export", index))?;
     let answer = Answer::find(spec, input, model)?;
     if let Some(path) = &spec.html {
-        sheet::write(&answer, (input, spec.images_root.as_deref()), path)?;
+        let root = spec.images_root.as_deref();
+        sheet::write(&answer, input, spec.thumbnails.then_some(root), path)?;
     }
     Ok(answer)
 }
@@ -94,7 +95,8 @@ fn as_text(answer: &Answer) -> String {
             continue;
         }
         let mut header = vec!["score", "row"];
-        header.extend(answer.shown.iter().map(|column| column.as_str()));
+        let columns: Vec<_> = answer.shown.iter().map(|name| table::one_line(name, 40)).collect();
+        header.extend(columns.iter().map(String::as_str));
         let rows = hits.iter().map(|hit| {
             let texts = answer.texts(hit.row).into_iter().map(|text| match text {
                 Some(text) => table::one_line(&text, 60),

@@ -26,6 +26,8 @@ pub struct SearchSpec {
     /// The folder that the table's image paths start in; by default the run's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images_root: Option<PathBuf>,
+    /// Whether the page has pictures.
+    pub thumbnails: bool,
     /// Where an index of the vectors for other programs is written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub export: Option<PathBuf>,
@@ -50,6 +52,7 @@ impl Default for SearchSpec {
             column: None,
             html: None,
             images_root: None,
+            thumbnails: true,
             export: None,
             cache: true,
         }

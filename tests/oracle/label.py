@@ -3,8 +3,8 @@
 Usage: label.py LABELLED LABELS TEMPLATES NAME TOP
 
 LABELLED is the output for the sample's run, LABELS and TEMPLATES text files of one a line. Prints
-the share of rows whose group is among the first TOP labels, transformers' and clipmill's, where the
-labels are the sample's groups.
+the share of rows whose group, or else whose name, is among the first TOP labels, clipmill's and
+transformers', where the labels are the sample's groups or its names.
 """
 
 import csv
@@ -48,7 +48,8 @@ def image_vector(path):
 table = pa.concat_tables([pq.read_table(part) for part in sorted(out.glob("part-*.parquet"))])
 rows = table.to_pylist()
 classes = torch.stack([class_vector(label) for label in labels])
-truth = {row["id"]: row["group"] for row in csv.DictReader(open(root / "truth.csv"))}
+truth = {row["id"]: [row["group"].replace("-", " and "), row["shown"]]
+         for row in csv.DictReader(open(root / "truth.csv"))}
 ours = theirs = scored = 0
 for row in rows:
     names = [name, f"{name}_probability", f"{name}s", f"{name}_probabilities"]
@@ -77,10 +78,10 @@ for row in rows:
     else:
         assert found[2] is None and found[3] is None
         kept = [found[0]]
-    group = truth[row["id"]].replace("-", " and ")
-    if group in labels:
+    right = next((word for word in truth[row["id"]] if word in labels), None)
+    if right is not None:
         scored += 1
-        ours += group in kept
-        theirs += group in [labels[index] for index in order[:n]]
+        ours += right in kept
+        theirs += right in [labels[index] for index in order[:n]]
 if scored:
     print(f"{ours / scored:.4f} {theirs / scored:.4f} {scored}")

@@ -37,16 +37,18 @@ const MOST_CHARS: usize = 1000;
 /// A row's picture as a data URL, or why there is none.
 type Pictures = BTreeMap<u64, Result<String, String>>;
 
-/// Writes the page.
+/// Writes the page; its pictures are read beneath `images`, or beneath the run's root where that
+/// names none. Without it there are none.
 ///
 /// # Errors
 /// `NotFound` for an image root that was named and is not there; what writing gives.
 pub fn write(
     answer: &Answer,
-    (input, images_root): (&Path, Option<&Path>),
+    input: &Path,
+    images: Option<Option<&Path>>,
     path: &Path,
 ) -> Result<(), Error> {
-    let pictures = pictures(answer, images_root)?;
+    let pictures = images.map_or(Ok(Pictures::new()), |root| pictures(answer, root))?;
     let page = page(answer, input, &pictures).into_string();
     files::replace(path, page.as_bytes())
 }
