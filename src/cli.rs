@@ -1,6 +1,7 @@
 //! The command line: clap structs only. What a command does is in `command`.
 
-mod scores;
+mod embeddings;
+mod rows;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -9,12 +10,10 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
-use scores::{
-    CLUSTER_EXAMPLE, DEDUP_EXAMPLE, FILTER_EXAMPLE, LABEL_EXAMPLE, REPORT_EXAMPLE, SEARCH_EXAMPLE,
-};
-pub use scores::{
-    ClusterArgs, DedupArgs, FilterArgs, LabelArgs, ModelArgs, ReportArgs, SearchArgs,
-};
+use embeddings::{CLUSTER_EXAMPLE, LABEL_EXAMPLE, SEARCH_EXAMPLE};
+pub use embeddings::{ClusterArgs, LabelArgs, ModelArgs, SearchArgs};
+use rows::{DEDUP_EXAMPLE, FILTER_EXAMPLE, REPORT_EXAMPLE};
+pub use rows::{DedupArgs, FilterArgs, ReportArgs};
 
 use crate::plan::MOST_PARTS;
 use crate::spec::{DeviceSpec, MaxFailed};
@@ -52,7 +51,8 @@ pub enum Command {
     /// Check that all parts of a job are there and whole, write its report and mark it complete.
     #[command(after_help = FINALIZE_EXAMPLE)]
     Finalize(FinalizeArgs),
-    /// Check a pipeline against its input, its model and its output folder, without running it.
+    /// Check a pipeline against its input, its model and its output folder, without running it; what
+    /// is done with the scores later, on a table without rows.
     #[command(after_help = CHECK_EXAMPLE)]
     Check(PipelineArgs),
     /// Show what a run would do: settings and their origin, columns, parts, memory.

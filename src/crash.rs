@@ -90,9 +90,10 @@ impl Journal {
         file.write_all(&vec![0; (threads + 1) * size_of::<Slot>()])
             .map_err(Error::io("write", &path))?;
         // Under its name it is locked, and nobody takes it for that of a dead process.
-        flock(&file, FlockOperation::NonBlockingLockExclusive)
+        flock(file.as_file(), FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| Error::io("lock", &path)(error.into()))?;
-        let temporary = files::temporary(&path);
+        let kept = file.keep().map_err(|error| Error::io("keep", &path)(error.error))?;
+        let (file, temporary) = kept;
         fs::rename(&temporary, &path).map_err(Error::io("rename into place", &path))?;
         // SAFETY: the file is this process's own, and locked; nobody makes it shorter.
         let map = unsafe { MmapMut::map_mut(&file) }.map_err(Error::io("map", &path))?;

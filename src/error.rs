@@ -96,7 +96,7 @@ pub enum Error {
     RowCount { path: PathBuf, expected: u64, found: u64 },
 
     /// An input that is not what it was when the job began.
-    #[error("{} was changed while it was read: leave it alone and run the same command again", path.display())]
+    #[error("{} was changed while it was read: leave it alone, then run again with --redo-changed", path.display())]
     InputChanged { path: PathBuf },
 
     /// A row whose values are larger than a batch may be.
@@ -144,7 +144,7 @@ pub enum Error {
         source: arrow::error::ArrowError,
     },
 
-    /// Polars could not read or summarise a table.
+    /// A library could not read or summarise a table, or write what is made of it.
     #[error("could not {action} {}", path.display())]
     Table {
         action: &'static str,
@@ -284,11 +284,6 @@ pub fn exit(error: &Error) -> ! {
 /// limit of the process or the system is reached, a network file system is away.
 pub fn passes(error: &io::Error) -> bool {
     use io::ErrorKind::*;
-    // `tempfile` puts the path around the system's error.
-    let within = error.get_ref().and_then(|within| within.source());
-    if let Some(error) = within.and_then(|within| within.downcast_ref::<io::Error>()) {
-        return passes(error);
-    }
     // EIO, ENOMEM, ENFILE, EMFILE, EAGAIN, ENOTCONN, ETIMEDOUT, EHOSTDOWN; not all have a stable
     // kind.
     matches!(

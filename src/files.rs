@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,22 +43,23 @@ pub fn publish(file: File, path: &Path) -> Result<(), Error> {
 }
 
 /// A new file under its temporary name, and the path that is to be its own, which begins with
-/// `prefix` and is no other's, of other processes and other times.
-pub fn create_unique(dir: &Path, prefix: &str) -> Result<(File, PathBuf), Error> {
-    let prefix = format!(".{prefix}.");
-    let file = draft(dir, &prefix)?.keep().map_err(|error| error.error);
-    let (file, temporary) = file.map_err(Error::io("write to", dir))?;
-    let name = temporary.file_name().unwrap_or_default().to_string_lossy().into_owned();
+/// `prefix` and is no other's, of other processes and other times. Dropped, it is removed.
+pub fn create_unique(dir: &Path, prefix: &str) -> Result<(NamedTempFile, PathBuf), Error> {
+    let file = draft(dir, &format!(".{prefix}."))?;
+    let name = file.path().file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_prefix('.').and_then(|name| name.strip_suffix(TEMPORARY));
-    Ok((file, dir.join(name.expect("`draft` puts both there"))))
+    let path = dir.join(name.expect("`draft` puts both there"));
+    Ok((file, path))
 }
 
 /// A file whose name begins with `prefix` and ends as temporary ones do.
 fn draft(dir: &Path, prefix: &str) -> Result<NamedTempFile, Error> {
     let mut builder = tempfile::Builder::new();
-    let builder = builder.prefix(prefix).suffix(TEMPORARY);
-    let builder = builder.permissions(fs::Permissions::from_mode(0o666));
-    builder.tempfile_in(dir).map_err(Error::io("write to", dir))
+    // By a function of our own, or else the system's error is hidden behind the library's.
+    let mut options = File::options();
+    let options = options.read(true).write(true).create_new(true);
+    let draft = builder.prefix(prefix).suffix(TEMPORARY).make_in(dir, |path| options.open(path));
+    draft.map_err(Error::io("write to", dir))
 }
 
 /// A file of any size that several processes may make at once: each writes under a name of its own,
@@ -243,7 +244,8 @@ fn write_holder(file: File, holder: &str, path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Who has a lock that is taken. Whoever has just got it may not have come to writing yet.
+/// Who has a lock that is taken: whoever has just got it and not come to writing yet, is taken for the
+/// one before, or waited for where there was none.
 fn holder(path: &Path) -> String {
     for _ in 0..50 {
         let line = fs::read_to_string(path).unwrap_or_default();

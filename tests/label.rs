@@ -195,6 +195,20 @@ fn odd_tables_have_a_clear_answer() {
             let json: serde_json::Value =
                 serde_json::from_str(&clipmill(json).ok().stdout).expect("JSON");
             assert_eq!(json["was_there"], true, "{name}: {json}");
+            assert_eq!(json["output"], text(&out), "{name}: {json}");
+            let labelled: u64 = json["summary"]["by_label"]
+                .as_object()
+                .expect("counts")
+                .values()
+                .map(|rows| rows.as_u64().expect("a number"))
+                .sum();
+            let without: u64 = json["summary"]["without_vector"]
+                .as_object()
+                .expect("counts")
+                .values()
+                .map(|rows| rows.as_u64().expect("a number"))
+                .sum();
+            assert_eq!(json["rows"], labelled + without, "{name}: {json}");
         }
     }
 }

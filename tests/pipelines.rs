@@ -158,6 +158,8 @@ fn a_wrong_step_is_named_before_the_run() {
     let (clusters, labelled) =
         (format!("cluster.path={}", at("clusters")), format!("label.path={}", at("labelled")));
     let (good, none) = (format!("label.labels={}", at("labels.txt")), "label.labels=\"no.txt\"");
+    let same = format!("filter.rejected={}", at("kept"));
+    let own = format!("report.against={}", at("scored"));
     let filter_labels = "filter.where=\"label = 'a cat' and similarity > 0.4\"";
     for (sets, says) in [
         (&["filter.where=\"similarty >= 0.3\""][..], "similarity"),
@@ -173,9 +175,15 @@ fn a_wrong_step_is_named_before_the_run() {
         (&[&clusters, "cluster.k=3", "cluster.words=\"no.txt\""], "word list"),
         (&[&labelled, none], "labels file"),
         (&[&labelled, &good, "label.name=\"status\""], "already has a column \"status\""),
-        (&[&labelled, &good, "label.templates=[\"a photo\"]"], "label.template: \"a photo\""),
-        (&["search.top=3"], "search.search: name a text"),
+        (&[&labelled, &good, "label.templates=[\"a photo\"]"], "label.templates: \"a photo\""),
+        (&["search.top=3"], "[search]: name a text"),
         (&["search.images=[\"no.png\"]"], "no.png"),
+        (&["search.like=[1]", "search.images_root=\"no/such\""], "the image root no/such"),
+        (&[&same], "in the way of filter's"),
+        (&["report.against=\"no/such\""], "no/such"),
+        // What the run itself will make can be compared with.
+        (&[&own], ""),
+        (&["dedup.semantic=true", "dedup.device=\"cuda:99\""], "[dedup]: device \"cuda:99\""),
         (&["report.out=\"/\""], "report.out: / is a folder"),
         // Columns that an earlier step makes are known to a later one.
         (&[&labelled, &good, filter_labels], ""),
@@ -190,7 +198,9 @@ fn a_wrong_step_is_named_before_the_run() {
         assert!(checked.stderr.contains(says), "{sets:?}: {}", checked.stderr);
         let ran = filter_dataset("run", dir.path(), &sets);
         assert_eq!((ran.code, &ran.stderr), (2, &checked.stderr));
-        assert!(!ran.stderr.contains(" /tmp/.tmp"), "a place that is nobody's: {}", ran.stderr);
+        let nobodys = std::env::temp_dir().join(".tmp").display().to_string();
+        let names_it = ran.stderr.contains(&format!(" {nobodys}"));
+        assert!(!names_it, "a place that is nobody's: {}", ran.stderr);
     }
     assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1, "a trace is left");
 }

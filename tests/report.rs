@@ -107,6 +107,28 @@ fn counts_quantiles_groups_and_drift_are_numpys() {
         let page = report(dir.path(), &at(name), args);
         look(&page, &at(name), &format!("slider,quantiles,score:{column}"));
     }
+    // The same as JSON, held against pandas.
+    let page = dir.path().join("json.html").display().to_string();
+    let args = ["--cut", "0.27183", "--against", &against, "--out", &page, "--json"];
+    let said = clipmill([&["report", &new.display().to_string()], &args[..]].concat()).ok().stdout;
+    let Some(python) = common::python() else { return };
+    let compare = "import sys, json, numpy as np, pyarrow.parquet as pq\n\
+        said, table = json.loads(sys.argv[2]), pq.read_table(sys.argv[1]).to_pandas()\n\
+        ok = table[table['status'] == 'ok']\n\
+        scores = ok[said['scores']['column']].astype(float)\n\
+        scores = scores[np.isfinite(scores)]\n\
+        assert said['rows'] == len(table) and said['ok'] == len(ok), said\n\
+        assert sum(said['failed'].values()) == len(table) - len(ok), said\n\
+        assert said['scores']['rows'] == len(scores), (said, len(scores))\n\
+        assert abs(said['scores']['mean'] - scores.mean()) < 1e-6, said\n\
+        assert said['scores']['kept'] == (scores >= said['scores']['cut']).sum(), said\n\
+        for q, score in said['scores']['quantiles']:\n\
+        \x20   assert abs(np.quantile(scores, q) - score) < 2e-4, (q, score)\n\
+        assert said['population_stability_index'] > 0 and said['report'] == sys.argv[3], said";
+    let mut command = std::process::Command::new(python);
+    let compared = command.args(["-c", compare]).arg(&new);
+    let compared = compared.args([&said, &page]).output().expect("Python starts");
+    assert!(compared.status.success(), "{}", String::from_utf8_lossy(&compared.stderr));
     // More values than are held: the large ones are found.
     let page = report(dir.path(), &new, &["--by", "id"]);
     assert!(fs::read_to_string(&page).expect("a page").contains("all other values"));

@@ -147,6 +147,9 @@ fn an_input_that_is_written_to_when_the_job_has_begun_is_not_taken_for_what_it_w
     assert_eq!((ended.status.code(), run.fired()), (Some(1), 1), "{said}");
     assert!(said.contains("table.parquet was changed while it was read"), "{said}");
     assert!(!part(&output, 0).exists(), "it was published as what it was");
+    // As the message says.
+    clipmill([&args[..], &["--redo-changed".to_owned()]].concat()).ok();
+    assert!(output.join("_SUCCESS").exists());
 }
 
 #[test]

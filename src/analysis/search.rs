@@ -131,11 +131,7 @@ impl<'a> Index<'a> {
         let Some(file) = &self.file else {
             return self.column.each(|row, vector| with(row, unit(vector)));
         };
-        (0..file.rows()).try_for_each(|row| {
-            let mut found = None;
-            file.vector(row, &mut |vector| found = Some(unit(vector)));
-            found.map_or(Ok(()), |vector| with(row, vector))
-        })
+        file.each(|row, vector| with(row, unit(vector)))
     }
 
     /// The `top` nearest rows of each query; fewer where there are no more.

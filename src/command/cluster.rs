@@ -41,6 +41,7 @@ pub fn step(spec: &ClusterSpec, input: &Path) -> Result<String, Error> {
 /// Finds what is wrong with it before there are rows: over a table without any, into `dir`.
 pub fn rehearse(spec: &ClusterSpec, input: &Path, dir: &Path) -> Result<(), Error> {
     spec.words.as_deref().map(read_words).transpose()?;
+    device::resolve(spec.device, PrecisionSpec::F32)?;
     cluster::rehearse(&Table::open(input)?, &ClusterSpec { path: dir.to_owned(), ..spec.clone() })
 }
 
@@ -48,21 +49,22 @@ fn run(spec: &ClusterSpec, path: &Path, model: &ModelArgs) -> Result<(Written, S
     let input = Table::open(path)?;
     let device = device::resolve(spec.device, PrecisionSpec::F32)?.placement.device;
     let texts = spec.words.as_deref().map(read_words).transpose()?;
-    let named_by = match &texts {
-        Some(_) => Some(TableModel::find(&input, model.model.as_deref())?),
+    let asked = model.model.as_deref();
+    let sha256 = match texts {
+        Some(_) => Some(TableModel::sha256(&input, asked)?),
         None => None,
     };
-    let words = || match texts.zip(named_by.as_ref()) {
+    let words = || match texts {
         None => Ok(None),
-        Some((texts, named_by)) => {
-            let vectors = named_by.load(model, Towers::TEXT)?.texts("word", &texts)?;
+        Some(texts) => {
+            let encoder = TableModel::find(&input, asked)?.load(model, Towers::TEXT)?;
+            let vectors = encoder.texts("word", &texts)?;
             Ok(Some(Words { texts, vectors }))
         }
     };
     let rows = table::counted(input.rows(), "row");
     let _waiting = Waiting::new(&format!("clustering {rows}"));
-    let sha256 = named_by.as_ref().map(|model| model.sha256.as_str());
-    let written = cluster::cluster(&input, spec, device, (sha256, words))?;
+    let written = cluster::cluster(&input, spec, device, (sha256.as_deref(), words))?;
     let summary = super::summary(&written, &spec.path)?;
     Ok((written, summary))
 }

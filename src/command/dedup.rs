@@ -30,21 +30,25 @@ pub fn step(spec: &DedupSpec, input: &Path) -> Result<String, Error> {
 /// Finds what is wrong with it before there are rows: over a table without any, into `dir`.
 pub fn rehearse(spec: &DedupSpec, input: &Path, dir: &Path) -> Result<(), Error> {
     let spec = DedupSpec { path: dir.to_owned(), ..spec.clone() };
-    dedup::dedup(&Table::open(input)?, &spec, tch::Device::Cpu).map(drop)
+    dedup::dedup(&Table::open(input)?, &spec, device(&spec)?).map(drop)
 }
 
 fn run(spec: &DedupSpec, path: &Path) -> Result<(Written, Summary), Error> {
     let input = Table::open(path)?;
-    let device = match spec.semantic {
-        true => device::resolve(spec.device, PrecisionSpec::F32)?.placement.device,
-        // Nothing is multiplied.
-        false => tch::Device::Cpu,
-    };
+    let device = device(spec)?;
     let rows = table::counted(input.rows(), "row");
     let _waiting = Waiting::new(&format!("comparing {rows}"));
     let written = dedup::dedup(&input, spec, device)?;
     let summary = super::summary(&written, &spec.path)?;
     Ok((written, summary))
+}
+
+fn device(spec: &DedupSpec) -> Result<tch::Device, Error> {
+    match spec.semantic {
+        true => Ok(device::resolve(spec.device, PrecisionSpec::F32)?.placement.device),
+        // Nothing is multiplied.
+        false => Ok(tch::Device::Cpu),
+    }
 }
 
 fn as_json(spec: &DedupSpec, written: &Written) -> String {

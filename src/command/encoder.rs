@@ -36,8 +36,6 @@ pub struct TableModel {
     dir: PathBuf,
     files: ClipFiles,
     made_by: MadeBy,
-    /// The digest of its weights.
-    pub sha256: String,
 }
 
 impl TableModel {
@@ -56,8 +54,9 @@ impl TableModel {
             return Err(Error::NotFound { what: "model folder", path: dir, hint });
         }
         let files = ClipFiles::open(&dir)?;
-        let sha256 = files.weights_sha256()?;
-        if let Some(made_by) = made_by.weights.as_ref().filter(|made_by| **made_by != sha256) {
+        if let Some(made_by) = &made_by.weights
+            && files.weights_sha256()? != *made_by
+        {
             let problem = format!(
                 "{} has other weights than those that made the table's embeddings (sha256 \
                  {made_by}): name the folder that has them",
@@ -65,7 +64,15 @@ impl TableModel {
             );
             return Err(Error::Setting { key: "--model".into(), problem });
         }
-        Ok(Self { dir, files, made_by, sha256 })
+        Ok(Self { dir, files, made_by })
+    }
+
+    /// The digest of the weights that `find` will want; of a table that says it no file is read.
+    pub fn sha256(table: &Table, asked: Option<&Path>) -> Result<String, Error> {
+        match (asked, MadeBy::read(table).weights) {
+            (None, Some(made_by)) => Ok(made_by),
+            _ => Ok(Self::find(table, asked)?.files.weights_sha256()?),
+        }
     }
 
     /// Loads it.

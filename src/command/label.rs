@@ -57,9 +57,9 @@ impl Classes {
     fn of(spec: &LabelSpec) -> Result<Self, Error> {
         let setting = |key: &str, problem| Error::Setting { key: key.to_owned(), problem };
         if spec.name.trim().is_empty() {
-            return Err(setting("--name", "a column has a name".into()));
+            return Err(setting("name", "a column has a name".into()));
         }
-        let templates = spec.all_templates().map_err(|problem| setting("--template", problem))?;
+        let templates = spec.all_templates().map_err(|problem| setting("templates", problem))?;
         Ok(Self { names: read_names(&spec.labels)?, templates })
     }
 
@@ -74,17 +74,17 @@ fn run(spec: &LabelSpec, input: &Path, model: &ModelArgs) -> Result<Written, Err
     let classes = Classes::of(spec)?;
     let table = Table::open(input)?;
     let column = table.embedding(spec.column.as_deref())?;
-    let made_by = TableModel::find(&table, model.model.as_deref())?;
+    let asked = model.model.as_deref();
     let Classes { names, templates } = &classes;
     let settings = json!({
         "labels": names, "templates": templates, "top": spec.top, "name": spec.name,
-        "column": column, "model_sha256": made_by.sha256,
+        "column": column, "model_sha256": TableModel::sha256(&table, asked)?,
     });
     let new = classes.new_table(spec, settings);
     if let Some(made) = made(&table, &new)? {
         return Ok(made);
     }
-    let encoder = made_by.load(model, Towers::TEXT)?;
+    let encoder = TableModel::find(&table, asked)?.load(model, Towers::TEXT)?;
     let vectors = embedded(&encoder, names, templates)?;
     let labeller = Labeller::new(names.clone(), &vectors, encoder.logit_scale(), spec.top.get());
     let labelled = std::cell::RefCell::new(Labelled::default());
@@ -109,12 +109,12 @@ fn read_names(path: &Path) -> Result<Vec<String>, Error> {
             Error::NotFound { what: "labels file", path: path.to_owned(), hint }
         }
         std::io::ErrorKind::InvalidData => Error::Setting {
-            key: "--labels".into(),
+            key: "labels".into(),
             problem: format!("{} is not UTF-8", path.display()),
         },
         _ => Error::io("read", path)(source),
     })?;
-    label_names(path, &text).map_err(|problem| Error::Setting { key: "--labels".into(), problem })
+    label_names(path, &text).map_err(|problem| Error::Setting { key: "labels".into(), problem })
 }
 
 /// A vector a class.

@@ -40,7 +40,7 @@ pub fn step(spec: &ReportSpec, input: &Path) -> Result<String, Error> {
 
 /// Finds what is wrong with it before there are rows: over a table without any, into `page`.
 pub fn rehearse(spec: &ReportSpec, input: &Path, page: &Path) -> Result<(), Error> {
-    super::check_file_name("--out", &spec.out)?;
+    super::check_file_name("out", &spec.out)?;
     spec.against.as_deref().map(Table::open).transpose()?;
     let spec = ReportSpec { out: page.to_owned(), against: None, ..spec.clone() };
     write(&spec, input).map(drop)
@@ -54,7 +54,7 @@ fn write(spec: &ReportSpec, input: &Path) -> Result<(Data, usize), Error> {
     super::check_file("--out", &spec.out)?;
     if spec.cut.is_some_and(|cut| !cut.is_finite()) {
         let problem = "is no finite number".to_owned();
-        return Err(Error::Setting { key: "--cut".into(), problem });
+        return Err(Error::Setting { key: "cut".into(), problem });
     }
     let found = Table::open(input)?;
     let old = spec.against.as_deref().map(Table::open).transpose()?;

@@ -26,7 +26,9 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
         .map(|most| Override::flag("--max-failed", "run.max_failed", most.to_string()));
     let mut plan = Plan::resolve(pipeline::read_layered(&args.pipeline, max_failed)?)?;
     let (dir, max_failed) = (plan.output().to_owned(), plan.spec.run.max_failed);
-    steps::rehearse(&plan)?;
+    if args.parts.is_none() {
+        steps::rehearse(&plan)?;
+    }
     let chosen = args.parts.as_ref().map(|list| plan.chosen(&list.0)).transpose()?;
     if matches!(Manifest::read(&dir), Ok(None)) {
         // Nothing is done yet, so there is work for the model, and digesting it takes a while.
@@ -48,8 +50,10 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
         // A share is not the whole; `finalize` does them then.
         _ if is_share => Ok(()),
         _ => match signals.raised() {
-            Some(signal) => Err(Error::Interrupted { signal, complete: parts, parts, output: dir }),
-            None => say(args.quiet, &steps::run(&spec, &dir, args.redo_changed)?),
+            Some(signal) if steps::follow(&spec) => {
+                Err(Error::Interrupted { signal, complete: parts, parts, output: dir })
+            }
+            _ => say(args.quiet, &steps::run(&spec, &dir, args.redo_changed)?),
         },
     }
 }

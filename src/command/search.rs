@@ -30,11 +30,15 @@ pub fn step(spec: &SearchSpec, input: &Path, device: DeviceSpec) -> Result<Strin
 /// Finds what is wrong with it before there are rows: over a table without any.
 pub fn rehearse(spec: &SearchSpec, input: &Path) -> Result<(), Error> {
     check(spec)?;
-    spec.html.iter().try_for_each(|page| super::check_file_name("--html", page))?;
-    spec.export.iter().try_for_each(|index| super::check_file_name("--export", index))?;
+    spec.html.iter().try_for_each(|page| super::check_file_name("html", page))?;
+    spec.export.iter().try_for_each(|index| super::check_file_name("export", index))?;
     if let Some(image) = spec.images.iter().find(|image| !image.is_file()) {
         let (path, hint) = (image.clone(), String::new());
         return Err(Error::NotFound { what: "image", path, hint });
+    }
+    if let Some(root) = spec.images_root.as_ref().filter(|root| !root.is_dir()) {
+        let (path, hint) = (root.clone(), ": it is where images are".to_owned());
+        return Err(Error::NotFound { what: "the image root", path, hint });
     }
     Table::open(input)?.embedding(spec.column.as_deref()).map(drop)
 }
@@ -55,8 +59,7 @@ fn find(spec: &SearchSpec, input: &Path, model: &ModelArgs) -> Result<Answer, Er
     spec.export.iter().try_for_each(|index| super::check_file("--export", index))?;
     let answer = Answer::find(spec, input, model)?;
     if let Some(path) = &spec.html {
-        let root = spec.images_root.as_deref();
-        sheet::write(&answer, input, spec.thumbnails.then_some(root), path)?;
+        sheet::write(&answer, input, spec, path)?;
     }
     Ok(answer)
 }

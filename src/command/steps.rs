@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::{cluster, dedup, filter, label, report, search};
 use crate::error::{self, Error};
+use crate::files;
 use crate::plan::Plan;
 use crate::progress;
-use crate::spec::{DeviceSpec, PipelineSpec, SinkSpec};
+use crate::spec::filter::FilterSpec;
+use crate::spec::{DeviceSpec, PipelineSpec, ReportSpec, SearchSpec, SinkSpec};
 
 /// Does a step over a table; gives what the terminal shows.
 type Work = Box<dyn Fn(&Path) -> Result<String, Error>>;
@@ -18,10 +20,11 @@ type Work = Box<dyn Fn(&Path) -> Result<String, Error>>;
 /// Does a step over a table without rows, the first path; writes to the second alone.
 type Rehearsal = Box<dyn Fn(&Path, &Path) -> Result<(), Error>>;
 
-/// A step: its section, where it writes a table, and what it does with its input.
+/// A step: its section, where it writes tables, and what it does with its input.
 struct Step<'a> {
     name: &'static str,
-    output: Option<&'a Path>,
+    /// The first is the next step's input.
+    outputs: Vec<&'a Path>,
     work: Work,
     rehearsal: Rehearsal,
 }
@@ -34,7 +37,7 @@ pub fn run(spec: &PipelineSpec, scored: &Path, overwrite: bool) -> Result<String
     for step in steps(spec, overwrite) {
         said += &format!("\n [{}] of {}\n", step.name, input.display());
         said += &(step.work)(&input)?;
-        input = step.output.map_or(input, Path::to_owned);
+        input = step.outputs.first().map_or(input, |output| output.to_path_buf());
     }
     Ok(said)
 }
@@ -51,26 +54,35 @@ pub fn rehearse(plan: &Plan) -> Result<(), Error> {
     }
     // Nowhere to try is no reason not to run.
     let Ok(dir) = tempfile::tempdir() else { return Ok(()) };
-    let mut input = dir.path().join("scored");
+    match rehearse_in(dir.path(), plan, &steps) {
+        Err(Error::Io { path, .. }) if path.starts_with(dir.path()) => Ok(()),
+        rehearsed => rehearsed,
+    }
+}
+
+fn rehearse_in(dir: &Path, plan: &Plan, steps: &[Step<'_>]) -> Result<(), Error> {
+    let mut input = dir.join("scored");
     plan.write_empty(&input)?;
     for step in steps {
-        let to = dir.path().join(step.name);
-        (step.rehearsal)(&input, &to).map_err(|error| of_step(&step, error, dir.path(), plan))?;
-        input = step.output.map_or(input, |_| to);
+        step.outputs.iter().try_for_each(|output| files::check_writable(output))?;
+        let to = dir.join(step.name);
+        (step.rehearsal)(&input, &to).map_err(|error| of_step(step, error, dir, plan))?;
+        input = step.outputs.first().map_or(input, |_| to);
     }
     Ok(())
 }
 
 /// What a step said of the table without rows, said of the one that there will be.
 fn of_step(step: &Step<'_>, error: Error, dir: &Path, plan: &Plan) -> Error {
-    if error.exit_code() == 75 {
+    if let Error::Io { .. } = error {
         return error;
     }
     let name = step.name;
     let (key, problem) = match error {
-        // As the file says it, not the command line.
-        Error::Setting { key, problem } => {
-            (format!("{name}.{}", key.trim_start_matches("--").replace('-', "_")), problem)
+        Error::Setting { key, problem } if key == name => (format!("[{name}]"), problem),
+        // The name of one of its settings.
+        Error::Setting { key, problem } if key.chars().all(|c| c.is_alphabetic() || c == '_') => {
+            (format!("{name}.{key}"), problem)
         }
         other => (format!("[{name}]"), error::in_words(&other)),
     };
@@ -81,15 +93,17 @@ fn of_step(step: &Step<'_>, error: Error, dir: &Path, plan: &Plan) -> Error {
     Error::Setting { key, problem: real(problem, &dir.join(""), "the output of ".to_owned()) }
 }
 
-/// Makes sure that no two steps write to one folder, nor one to the run's.
+/// Makes sure that no two steps write to one folder, no step to two, nor one to the run's.
 ///
 /// # Errors
 /// `Setting`, naming the step.
 pub fn check(spec: &PipelineSpec) -> Result<(), Error> {
     let SinkSpec::Parquet(sink) = &spec.sink;
     let mut taken: Vec<(&str, PathBuf)> = vec![("sink.parquet", absolute(&sink.path)?)];
-    for Step { name, output, .. } in steps(spec, false) {
-        let Some(output) = output else { continue };
+    let steps = steps(spec, false);
+    for (name, output) in
+        steps.iter().flat_map(|step| step.outputs.iter().map(|output| (step.name, *output)))
+    {
         let output = absolute(output)?;
         let other = taken.iter().find(|(_, other)| {
             // One within the other is as bad: a folder of parts holds nothing else.
@@ -126,71 +140,92 @@ fn announce(name: &str) {
     progress::say(&format!("{name} …"));
 }
 
+/// Whether anything is done with the scores.
+pub fn follow(spec: &PipelineSpec) -> bool {
+    !steps(spec, false).is_empty()
+}
+
 fn steps(spec: &PipelineSpec, overwrite: bool) -> Vec<Step<'_>> {
     let device = spec.run.device;
-    let or_the_runs = |own: DeviceSpec| if own == DeviceSpec::Auto { device } else { own };
-    let mut steps = Vec::new();
-    let mut add = |name, output, work: Work, rehearsal: Rehearsal| {
-        let work = Box::new(move |input: &Path| {
-            announce(name);
-            work(input)
-        });
-        steps.push(Step { name, output, work, rehearsal });
+    let or_the_runs = |own: &mut DeviceSpec| {
+        if *own == DeviceSpec::Auto {
+            *own = device;
+        }
     };
+    let mut steps = Vec::new();
     if let Some(own) = &spec.label {
-        let mut changed = own.clone();
-        changed.overwrite |= overwrite;
-        let work = move |input: &Path| label::step(&changed, input, device);
-        let (path, own) = (&*own.path, own.clone());
-        let rehearsal = move |input: &Path, to: &Path| label::rehearse(&own, input, to);
-        add("label", Some(path), Box::new(work), Box::new(rehearsal));
+        let mut own = (own, own.clone());
+        own.1.overwrite |= overwrite;
+        let work = move |own: &_, input: &_| label::step(own, input, device);
+        steps.push(Step::new("label", vec![&own.0.path], own.1, work, label::rehearse));
     }
     if let Some(own) = &spec.cluster {
-        let mut changed = own.clone();
-        changed.overwrite |= overwrite;
-        changed.device = or_the_runs(changed.device);
-        let work = move |input: &Path| cluster::step(&changed, input);
-        let (path, own) = (&*own.path, own.clone());
-        let rehearsal = move |input: &Path, to: &Path| cluster::rehearse(&own, input, to);
-        add("cluster", Some(path), Box::new(work), Box::new(rehearsal));
+        let mut own = (own, own.clone());
+        own.1.overwrite |= overwrite;
+        or_the_runs(&mut own.1.device);
+        let outputs = vec![&*own.0.path];
+        steps.push(Step::new("cluster", outputs, own.1, cluster::step, cluster::rehearse));
     }
     if let Some(own) = &spec.dedup {
-        let mut changed = own.clone();
-        changed.overwrite |= overwrite;
-        changed.device = or_the_runs(changed.device);
-        let work = move |input: &Path| dedup::step(&changed, input);
-        let (path, own) = (&*own.path, own.clone());
-        let rehearsal = move |input: &Path, to: &Path| dedup::rehearse(&own, input, to);
-        add("dedup", Some(path), Box::new(work), Box::new(rehearsal));
+        let mut own = (own, own.clone());
+        own.1.overwrite |= overwrite;
+        or_the_runs(&mut own.1.device);
+        steps.push(Step::new("dedup", vec![&own.0.path], own.1, dedup::step, dedup::rehearse));
     }
     if let Some(own) = &spec.filter {
-        let mut changed = own.clone();
-        changed.overwrite |= overwrite;
-        let work = move |input: &Path| {
-            changed.uids.iter().try_for_each(|file| make_folder_of(file))?;
-            filter::step(&changed, input)
+        let outputs = [&own.path].into_iter().chain(&own.rejected).map(PathBuf::as_path).collect();
+        let mut own = own.clone();
+        own.overwrite |= overwrite;
+        let work = |own: &FilterSpec, input: &_| {
+            own.uids.iter().try_for_each(|file| make_folder_of(file))?;
+            filter::step(own, input)
         };
-        let (path, own) = (&*own.path, own.clone());
-        let rehearsal = move |input: &Path, to: &Path| filter::rehearse(&own, input, to);
-        add("filter", Some(path), Box::new(work), Box::new(rehearsal));
+        steps.push(Step::new("filter", outputs, own, work, filter::rehearse));
     }
     if let Some(own) = &spec.search {
-        let (own, tried) = (own.clone(), own.clone());
-        let work = move |input: &Path| {
+        let work = move |own: &SearchSpec, input: &_| {
             own.html.iter().chain(&own.export).try_for_each(|file| make_folder_of(file))?;
-            search::step(&own, input, device)
+            search::step(own, input, device)
         };
-        let rehearsal = move |input: &Path, _: &Path| search::rehearse(&tried, input);
-        add("search", None, Box::new(work), Box::new(rehearsal));
+        let rehearsal = |own: &_, input: &_, _: &_| search::rehearse(own, input);
+        steps.push(Step::new("search", vec![], own.clone(), work, rehearsal));
     }
     if let Some(own) = &spec.report {
-        let (own, tried) = (own.clone(), own.clone());
-        let work = move |input: &Path| {
+        let work = |own: &ReportSpec, input: &_| {
             make_folder_of(&own.out)?;
-            report::step(&own, input)
+            report::step(own, input)
         };
-        let rehearsal = move |input: &Path, to: &Path| report::rehearse(&tried, input, to);
-        add("report", None, Box::new(work), Box::new(rehearsal));
+        let own = own.clone();
+        let SinkSpec::Parquet(sink) = &spec.sink;
+        let outputs = steps.iter().flat_map(|step: &Step<'_>| step.outputs.iter().copied());
+        let will_be = [&*sink.path]
+            .into_iter()
+            .chain(outputs)
+            .any(|path| own.against.as_deref() == Some(path));
+        let rehearsal = move |own: &ReportSpec, input: &_, to: &_| {
+            // What the run makes may not be there yet.
+            let against = own.against.clone().filter(|_| !will_be);
+            report::rehearse(&ReportSpec { against, ..own.clone() }, input, to)
+        };
+        steps.push(Step::new("report", vec![], own, work, rehearsal));
     }
     steps
+}
+
+impl<'a> Step<'a> {
+    fn new<S: Clone + 'static>(
+        name: &'static str,
+        outputs: Vec<&'a Path>,
+        spec: S,
+        work: impl Fn(&S, &Path) -> Result<String, Error> + 'static,
+        rehearsal: impl Fn(&S, &Path, &Path) -> Result<(), Error> + 'static,
+    ) -> Self {
+        let tried = spec.clone();
+        let work = move |input: &Path| {
+            announce(name);
+            work(&spec, input)
+        };
+        let rehearsal = move |input: &Path, to: &Path| rehearsal(&tried, input, to);
+        Self { name, outputs, work: Box::new(work), rehearsal: Box::new(rehearsal) }
+    }
 }

@@ -52,7 +52,7 @@ impl InputFile {
     /// Reads a file's footer.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let opened = Opened::new(path)?;
-        let (bytes, modified) = opened.stamp(path)?;
+        let (bytes, modified) = opened.stamp;
         let footer_sha256 = opened.footer_sha256(path)?;
         let Opened { footer, declared, .. } = opened;
         let groups = footer.row_groups().iter().map(|group| group.num_rows() as u64).collect();
@@ -181,6 +181,8 @@ pub fn check_magic(path: &Path) -> Result<(), Error> {
 /// A Parquet file whose footer was read and makes sense.
 pub(super) struct Opened {
     pub file: WatchedFile,
+    /// Its length and when it was last written, before anything was read.
+    pub stamp: (u64, i128),
     pub footer: Arc<ParquetMetaData>,
     /// The columns as the writer declared them.
     pub declared: SchemaRef,
@@ -191,16 +193,12 @@ impl Opened {
         check_magic(path)?;
         let file = File::open(path).map_err(Error::io("open", path))?;
         let file = WatchedFile::new(file).map_err(Error::io("read", path))?;
+        let stamp = file.stamp().map_err(Error::io("read", path))?;
         let load = || ArrowReaderMetadata::load(&file, ArrowReaderOptions::new());
         let metadata = guarded(path, load).map_err(|error| file.explain(path, error))?;
         guarded(path, || check_footer(metadata.metadata(), file.len()))?;
         let declared = kept_schema(path, &metadata)?;
-        Ok(Self { file, footer: metadata.metadata().clone(), declared })
-    }
-
-    /// How long the file is now, and when it was last written.
-    pub fn stamp(&self, path: &Path) -> Result<(u64, i128), Error> {
-        self.file.stamp().map_err(Error::io("read", path))
+        Ok(Self { file, stamp, footer: metadata.metadata().clone(), declared })
     }
 
     /// The digest of the footer: metadata, its length in 4 bytes, magic.
@@ -224,7 +222,7 @@ impl Opened {
     /// `InputChanged`.
     pub fn check_is(&self, input: &InputFile) -> Result<(), Error> {
         let path = &input.path;
-        let is_same = self.stamp(path)? == (input.bytes, input.modified)
+        let is_same = self.stamp == (input.bytes, input.modified)
             && self.footer_sha256(path)? == input.footer;
         if is_same { Ok(()) } else { Err(Error::InputChanged { path: path.clone() }) }
     }

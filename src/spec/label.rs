@@ -28,7 +28,7 @@ pub struct LabelSpec {
     #[serde(default)]
     pub imagenet_templates: bool,
     /// Classes a row that are listed.
-    #[serde(default = "default_top")]
+    #[serde(default = "default_labels")]
     pub top: NonZeroUsize,
     /// The embeddings that are labelled; by default `image_embedding`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,7 +42,8 @@ pub struct LabelSpec {
     pub overwrite: bool,
 }
 
-const fn default_top() -> NonZeroUsize {
+/// Classes a row.
+pub const fn default_labels() -> NonZeroUsize {
     const { NonZeroUsize::new(5).unwrap() }
 }
 
@@ -58,7 +59,7 @@ impl LabelSpec {
             labels,
             templates: Vec::new(),
             imagenet_templates: false,
-            top: default_top(),
+            top: default_labels(),
             column: None,
             name: default_name(),
             overwrite: false,

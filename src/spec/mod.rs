@@ -24,9 +24,9 @@ pub use cluster::{
 };
 pub use declared::{DeclaredColumn, Names};
 pub use dedup::{DedupSpec, default_distance, default_threshold};
-pub use label::{LabelSpec, label_names};
+pub use label::{LabelSpec, default_labels, label_names};
 pub use report::ReportSpec;
-pub use search::SearchSpec;
+pub use search::{SearchSpec, default_hits};
 pub use values::{DeviceSpec, MaxFailed};
 
 /// A pipeline file (TOML).

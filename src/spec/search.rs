@@ -42,13 +42,18 @@ impl SearchSpec {
     }
 }
 
+/// Results a query.
+pub const fn default_hits() -> NonZeroUsize {
+    const { NonZeroUsize::new(10).unwrap() }
+}
+
 impl Default for SearchSpec {
     fn default() -> Self {
         Self {
             queries: Vec::new(),
             images: Vec::new(),
             like: Vec::new(),
-            top: const { NonZeroUsize::new(10).unwrap() },
+            top: default_hits(),
             column: None,
             html: None,
             images_root: None,

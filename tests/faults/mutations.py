@@ -7,6 +7,7 @@ chosen, and for each mutant the test that has to fail with it. Prints a table; e
 names of those to try, else all.
 """
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -250,7 +251,8 @@ pub fn mutant(number: usize) -> bool {
 }
 """
 
-CARGO = ["cargo", "nextest", "run", "--release", "--locked"]
+# So that `finally` is come to.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
 
 
 def mutated():

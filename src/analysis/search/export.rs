@@ -5,9 +5,12 @@
 //! index is in memory while it is built. Rows are added by all cores at once, so that two indexes
 //! of one table differ in their graphs. Building the graph is the library's.
 
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use rayon::prelude::*;
+use rustix::fs::{FallocateFlags, fallocate};
 use serde::Serialize;
 use usearch::{Index as Graph, IndexOptions, MetricKind, ScalarKind};
 
@@ -19,7 +22,7 @@ use crate::files::Draft;
 const BATCH: usize = 8192;
 
 /// Rows whose neighbours are looked up to measure the recall, and how many neighbours.
-const SAMPLE: usize = 200;
+const SAMPLE: u64 = 200;
 const NEIGHBOURS: usize = 10;
 
 /// What was written.
@@ -54,13 +57,19 @@ pub fn export(index: &Index<'_>, path: &Path) -> Result<Exported, Error> {
     graph
         .reserve_capacity_and_threads(rows.max(1), rayon::current_num_threads())
         .map_err(refused("take the memory for", path))?;
-    fill(index, (&graph, path))?;
-    let (recall_at_10, sample) = match rows > NEIGHBOURS {
-        true => recall(index, (&graph, path))?,
-        false => (None, 0),
-    };
+    let mut queries = fill(index, (&graph, path))?;
+    if rows <= NEIGHBOURS {
+        queries.clear();
+    }
+    let (recall_at_10, sample) = (recall(index, &queries, (&graph, path))?, queries.len());
+    let bytes = graph.serialized_length() as u64;
+    // The library does not look whether its last bytes came to the disk.
+    fallocate(draft.file(), FallocateFlags::empty(), 0, bytes)
+        .map_err(|error| Error::io("write", path)(error.into()))?;
     graph.save(place).map_err(refused("write", path))?;
-    let bytes = draft.path().metadata().map_err(Error::io("read", path))?.len();
+    if draft.file().metadata().map_err(Error::io("read", path))?.len() != bytes {
+        return Err(Error::io("write", path)(ErrorKind::StorageFull.into()));
+    }
     draft.publish(path)?;
     Ok(Exported { vectors: graph.size() as u64, dim: index.dim(), bytes, recall_at_10, sample })
 }
@@ -88,9 +97,10 @@ fn refused<E: ToString>(action: &'static str, path: &Path) -> impl Fn(E) -> Erro
     }
 }
 
-/// Adds every row that has a vector.
-fn fill(index: &Index<'_>, (graph, path): (&Graph, &Path)) -> Result<(), Error> {
-    let mut batch = Vec::with_capacity(BATCH);
+/// Adds every row that has a vector. Gives those of a sample, as queries for the rows near them.
+fn fill(index: &Index<'_>, (graph, path): (&Graph, &Path)) -> Result<Vec<Query>, Error> {
+    let sampled = sample(index.column.table.rows());
+    let (mut queries, mut batch) = (Vec::new(), Vec::with_capacity(BATCH));
     let add = |batch: &mut Vec<(u64, Vec<f32>)>| {
         let one = |(row, vector): &(u64, Vec<f32>)| graph.add(*row, vector);
         let added = batch.par_iter().try_for_each(one);
@@ -98,20 +108,31 @@ fn fill(index: &Index<'_>, (graph, path): (&Graph, &Path)) -> Result<(), Error> 
         added.map_err(refused("add to", path))
     };
     index.each(|row, vector| {
+        if sampled.contains(&row) {
+            queries.push(Query { vector: vector.clone(), except: Some(row) });
+        }
         batch.push((row, vector));
         if batch.len() == BATCH { add(&mut batch) } else { Ok(()) }
     })?;
-    add(&mut batch)
+    add(&mut batch)?;
+    Ok(queries)
 }
 
-/// The share of a sample's neighbours that the index finds, and the size of the sample. Of rows that
-/// are equally near those count that the exact scan gives.
+/// Rows spread over a table, always the same: the fractional parts of multiples of the golden ratio.
+fn sample(rows: u64) -> BTreeSet<u64> {
+    let share = |turn: u64| turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let row = |turn| ((u128::from(share(turn)) * u128::from(rows)) >> 64) as u64;
+    (1..=SAMPLE).map(row).collect()
+}
+
+/// The share of the queries' neighbours that the index finds. Of rows that are equally near those
+/// count that the exact scan gives.
 fn recall(
     index: &Index<'_>,
+    queries: &[Query],
     (graph, path): (&Graph, &Path),
-) -> Result<(Option<f64>, usize), Error> {
-    let queries = sample(index)?;
-    let exact = index.nearest(&queries, NEIGHBOURS)?;
+) -> Result<Option<f64>, Error> {
+    let exact = index.nearest(queries, NEIGHBOURS)?;
     let (mut found, mut wanted) = (0, 0);
     for (query, hits) in queries.iter().zip(&exact.hits) {
         // One more, for the row itself.
@@ -121,24 +142,5 @@ fn recall(
         found += keys.iter().filter(is_near).count();
         wanted += hits.len();
     }
-    Ok(((wanted > 0).then(|| found as f64 / wanted as f64), queries.len()))
-}
-
-/// Some of the table's rows, spread over it, that have a vector: what queries are like.
-fn sample(index: &Index<'_>) -> Result<Vec<Query>, Error> {
-    let rows = index.column.table.rows();
-    let mut queries: Vec<Query> = Vec::new();
-    // The fractional parts of multiples of the golden ratio are spread evenly, and always the same.
-    for turn in 1..=4 * SAMPLE as u64 {
-        let share = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let row = ((u128::from(share) * u128::from(rows)) >> 64) as u64;
-        let is_new = queries.iter().all(|query| query.except != Some(row));
-        if queries.len() < SAMPLE
-            && is_new
-            && let Some(vector) = index.vector(row)?
-        {
-            queries.push(Query { vector, except: Some(row) });
-        }
-    }
-    Ok(queries)
+    Ok((wanted > 0).then(|| found as f64 / wanted as f64))
 }

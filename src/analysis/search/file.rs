@@ -149,6 +149,22 @@ impl VectorFile {
         }
     }
 
+    /// Calls `with` for each row that has a vector, in order.
+    pub fn each(
+        &self,
+        mut with: impl FnMut(u64, &[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut scan = Scan::new(&[], self.dim, 0);
+        for first in (0..self.rows()).step_by(BLOCK) {
+            let block = first..(first + BLOCK as u64).min(self.rows());
+            self.load(block.clone(), &mut scan);
+            for row in block.filter(|row| self.inverse(*row) > 0.0) {
+                with(row, scan.block.get((row - first) as usize))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives a row's vector to `keep`, if it has one.
     pub fn vector(&self, row: u64, keep: &mut impl FnMut(&[f32])) {
         if row < self.rows() && self.inverse(row) > 0.0 {

@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::files;
 use crate::images::thumbnail::{encode, thumbnail};
 use crate::images::{ImageLoader, LoadError, PathLoader};
-use crate::spec::{ImagePathSpec, PreprocessSpec};
+use crate::spec::{ImagePathSpec, PreprocessSpec, SearchSpec};
 
 const STYLE: &str = include_str!("sheet.css");
 
@@ -37,23 +37,20 @@ const MOST_CHARS: usize = 1000;
 /// A row's picture as a data URL, or why there is none.
 type Pictures = BTreeMap<u64, Result<String, String>>;
 
-/// Writes the page; its pictures are read beneath `images`, or beneath the run's root where that
-/// names none. Without it there are none.
+/// Writes the page to `path`, with the pictures that `spec` wants.
 ///
 /// # Errors
 /// `NotFound` for an image root that was named and is not there; what writing gives.
-pub fn write(
-    answer: &Answer,
-    input: &Path,
-    images: Option<Option<&Path>>,
-    path: &Path,
-) -> Result<(), Error> {
-    let pictures = images.map_or(Ok(Pictures::new()), |root| pictures(answer, root))?;
-    let page = page(answer, input, &pictures).into_string();
+pub fn write(answer: &Answer, input: &Path, spec: &SearchSpec, path: &Path) -> Result<(), Error> {
+    let pictures = match spec.thumbnails {
+        true => Some(pictures(answer, spec.images_root.as_deref())?),
+        false => None,
+    };
+    let page = page(answer, input, pictures.as_ref()).into_string();
     files::replace(path, page.as_bytes())
 }
 
-fn page(answer: &Answer, input: &Path, pictures: &Pictures) -> Markup {
+fn page(answer: &Answer, input: &Path, pictures: Option<&Pictures>) -> Markup {
     let style_digest = STANDARD.encode(Sha256::digest(STYLE));
     let policy = format!(
         "default-src 'none'; img-src data:; style-src 'sha256-{style_digest}'; base-uri 'none'; \
@@ -87,7 +84,11 @@ fn page(answer: &Answer, input: &Path, pictures: &Pictures) -> Markup {
     }
 }
 
-fn section(answer: &Answer, (asked, hits): (&Asked, &[Hit]), pictures: &Pictures) -> Markup {
+fn section(
+    answer: &Answer,
+    (asked, hits): (&Asked, &[Hit]),
+    pictures: Option<&Pictures>,
+) -> Markup {
     let (kind, title) = match asked {
         Asked::Text(text) => ("text", table::one_line(text, MOST_CHARS)),
         Asked::Image(path) => ("image", table::one_line(&path.display().to_string(), 200)),
@@ -96,7 +97,7 @@ fn section(answer: &Answer, (asked, hits): (&Asked, &[Hit]), pictures: &Pictures
     let own = match asked {
         Asked::Text(_) => None,
         Asked::Image(path) => std::fs::read(path).ok().and_then(|bytes| data_url(&bytes).ok()),
-        Asked::Like(row) => pictures.get(row).and_then(|picture| picture.clone().ok()),
+        Asked::Like(row) => pictures.and_then(|all| all.get(row)?.clone().ok()),
     };
     html! {
         section {
@@ -105,12 +106,13 @@ fn section(answer: &Answer, (asked, hits): (&Asked, &[Hit]), pictures: &Pictures
                 div { p.kind { (kind) } h2 { (title) } }
             }
             @if hits.is_empty() { p.none { "nothing was found" } }
-            ol { @for hit in hits { (card(answer, *hit, pictures.get(&hit.row))) } }
+            ol { @for hit in hits { (card(answer, *hit, pictures.map(|all| all.get(&hit.row)))) } }
         }
     }
 }
 
-fn card(answer: &Answer, hit: Hit, picture: Option<&Result<String, String>>) -> Markup {
+/// A result; without a frame where there are no pictures at all.
+fn card(answer: &Answer, hit: Hit, picture: Option<Option<&Result<String, String>>>) -> Markup {
     let texts = answer.texts(hit.row);
     let mut texts =
         texts.iter().map(|text| text.as_deref().map(|t| table::one_line(t, MOST_CHARS)));
@@ -118,11 +120,13 @@ fn card(answer: &Answer, hit: Hit, picture: Option<&Result<String, String>>) -> 
     let caption = texts.next().flatten();
     html! {
         li {
-            div.frame {
-                @match picture {
-                    Some(Ok(url)) => img src=(url) alt=(caption.clone().unwrap_or_default());,
-                    Some(Err(why)) => span { (why) },
-                    None => span { "no image" },
+            @if let Some(picture) = picture {
+                div.frame {
+                    @match picture {
+                        Some(Ok(url)) => img src=(url) alt=(caption.clone().unwrap_or_default());,
+                        Some(Err(why)) => span { (why) },
+                        None => span { "no image" },
+                    }
                 }
             }
             p.facts { strong { (format!("{:.3}", hit.score)) } span { "row " (hit.row) } }
