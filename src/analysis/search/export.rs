@@ -11,6 +11,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use serde::Serialize;
 use usearch::{Index as Graph, IndexOptions, MetricKind, ScalarKind};
 
@@ -63,9 +64,12 @@ pub fn export(index: &Index<'_>, path: &Path) -> Result<Exported, Error> {
     }
     let (recall_at_10, sample) = (recall(index, &queries, (&graph, path))?, queries.len());
     let bytes = graph.serialized_length() as u64;
-    // The library does not look whether its last bytes came to the disk.
-    fallocate(draft.file(), FallocateFlags::empty(), 0, bytes)
-        .map_err(|error| Error::io("write", path)(error.into()))?;
+    // The library does not look whether its last bytes came to the disk, nor say what is wrong with
+    // one. Some file systems cannot put bytes aside.
+    match fallocate(draft.file(), FallocateFlags::empty(), 0, bytes) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        Err(error) => return Err(Error::io("write", path)(error.into())),
+    }
     graph.save(place).map_err(refused("write", path))?;
     if draft.file().metadata().map_err(Error::io("read", path))?.len() != bytes {
         return Err(Error::io("write", path)(ErrorKind::StorageFull.into()));
