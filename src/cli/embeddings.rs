@@ -161,8 +161,8 @@ Examples:
   clipmill search out/sample --like 17 --json | jq '.queries[0].hits'
   clipmill search out/sample --export sample.usearch
 
-The first search puts the vectors into a file beside the table (_vectors-COLUMN.bin in a folder), the
-next ones read that alone. It is made again when the table changes, and can be removed.";
+The first search puts the vectors into a file beside the table (_vectors-COLUMN.bin in a folder),
+the next ones read that alone. It is made again when the table changes, and can be removed.";
 
 #[derive(Debug, Args)]
 pub struct SearchArgs {
