@@ -62,7 +62,7 @@ bench-full: bench ## The same with more rounds and peers, and the memory of a mi
 fuzz: setup $(VENV_ORACLES) ## Changed bytes for the parsers of strangers' bytes, a minute each
 	CLIPMILL_FUZZ=60 cargo test $(CARGO_FLAGS) --test fuzz -- --nocapture --test-threads 1
 
-soak: setup $(VENV_ORACLES) ## Kill runs 9,000 times; hours
+soak: setup $(VENV_ORACLES) ## Kill runs 9,000 times; an hour or so
 	CLIPMILL_SOAK=9000 cargo test $(CARGO_FLAGS) --test faults -- --nocapture killed_at_any_time
 
 mutations: setup $(VENV_ORACLES) ## Take each safeguard away in turn; a test must notice
