@@ -8,18 +8,22 @@ mod loading;
 mod memory;
 mod provenance;
 mod resume;
+mod settings;
 mod suspects;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 
 pub use memory::Memory;
 pub use resume::{Resume, Wanted};
 
 use loading::Loading;
+use settings::{
+    check_settings, columns, loader, needs, output_schema, preprocess, sink, source, tokenizer,
+};
 
 use crate::batch::PixelScale;
 use crate::columns::{Column, Lengths, Needs};
@@ -36,10 +40,7 @@ use crate::run::{LoadModel, Stages};
 use crate::sink::{ParquetSink, PartOptions, Sink};
 use crate::source::{InputFile, ParquetSource, Part, open_inputs};
 use crate::spec::layers::{Layered, Setting};
-use crate::spec::{
-    ColumnSpec, ImageSpec, ModelSpec, ParquetSinkSpec, ParquetSourceSpec, PipelineSpec, SinkSpec,
-    SourceSpec,
-};
+use crate::spec::{ModelSpec, PipelineSpec};
 use crate::text::Tokenizer;
 use crate::travel::travel_field;
 use crate::write::Output;
@@ -256,7 +257,7 @@ impl Plan {
             dir: self.output().to_owned(),
             schema: self.travelling(),
             columns: self.columns,
-            on_row_error: self::sink(&self.spec).on_row_error,
+            on_row_error: settings::sink(&self.spec).on_row_error,
             parts: parts.clone(),
             keys,
             inputs: self.inputs.clone(),
@@ -336,133 +337,6 @@ impl Plan {
         });
         Ok(journal)
     }
-}
-
-/// What is well-formed and makes no sense.
-fn check_settings(spec: &PipelineSpec) -> Result<(), Error> {
-    let wrong = |key: &str, problem: String| Err(Error::Setting { key: key.into(), problem });
-    if spec.columns.is_empty() {
-        let problem = "is empty: declare at least one column, or there is nothing to do";
-        return wrong("columns", problem.into());
-    }
-    if sink(spec).path.as_os_str().is_empty() {
-        return wrong("sink.parquet.path", "is empty: name an output folder".into());
-    }
-    let most = 4 * available_threads();
-    match spec.run.threads {
-        Some(threads) if threads.get() > most => {
-            wrong("run.threads", format!("{threads} is more than four a core: use at most {most}"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The kind of source is closed: there is one so far.
-fn source(spec: &PipelineSpec) -> &ParquetSourceSpec {
-    let SourceSpec::Parquet(source) = &spec.source;
-    source
-}
-
-fn sink(spec: &PipelineSpec) -> &ParquetSinkSpec {
-    let SinkSpec::Parquet(sink) = &spec.sink;
-    sink
-}
-
-fn preprocess(spec: &PipelineSpec, model: &ClipFiles) -> Result<Preprocess, Error> {
-    let dir = spec.model.dir();
-    let preprocess = Preprocess::read(dir, &spec.preprocess)?;
-    let (made, wanted) = ((preprocess.height(), preprocess.width()), model.image_size());
-    if made == (wanted, wanted) {
-        return Ok(preprocess);
-    }
-    let problem = format!(
-        "gives images of {}x{}, and config.json's image tower takes {wanted}x{wanted}",
-        made.1, made.0
-    );
-    Err(Error::ModelFile { path: dir.join("preprocessor_config.json"), problem })
-}
-
-fn tokenizer(spec: &PipelineSpec, model: &ClipFiles) -> Result<Tokenizer, Error> {
-    let dir = spec.model.dir();
-    let tokenizer = Tokenizer::read(dir, model.context_length(), &spec.caption)?;
-    let (has, takes) = (tokenizer.vocab_size(), model.vocab_size());
-    if has <= takes {
-        return Ok(tokenizer);
-    }
-    let problem = format!("its text tower knows {takes} tokens, and the tokenizer has {has}");
-    Err(Error::ModelFile { path: dir.join("config.json"), problem })
-}
-
-fn loader(spec: &PipelineSpec) -> Result<PathLoader, Error> {
-    match &spec.image {
-        Some(ImageSpec::Path(path)) => PathLoader::open(path, spec.preprocess.max_bytes),
-        Some(ImageSpec::Embedding(_)) | None => Err(Error::Setting {
-            key: "image".into(),
-            problem: "[columns] asks for what needs images: add [image.path] with a root".into(),
-        }),
-    }
-}
-
-/// The work that the columns ask for, and the input column that has the image tower's already.
-fn needs(spec: &PipelineSpec) -> Result<(Needs, Option<String>), Error> {
-    let needs = Needs::of(spec.columns.values().map(|column| column.kind));
-    let Some(ImageSpec::Embedding(stored)) = &spec.image else { return Ok((needs, None)) };
-    for (name, column) in &spec.columns {
-        let own = Needs::of([column.kind]);
-        if own.images && !own.image_tower {
-            let (key, kind) = (format!("columns.{name}"), column.kind.as_str());
-            let problem = format!("{kind} needs the image itself: [image.embedding] has none");
-            return Err(Error::Setting { key, problem });
-        }
-    }
-    let column = needs.image_tower.then(|| stored.column.clone());
-    Ok((Needs { images: false, image_tower: false, ..needs }, column))
-}
-
-/// The declared columns, and `status` and `error_message` after them where they are not declared.
-fn columns(
-    spec: &PipelineSpec,
-    lengths: Lengths,
-    captions: &[String],
-) -> Result<Vec<Column>, Error> {
-    let embeddings = sink(spec).embeddings;
-    let always = [("status", ColumnSpec::Status), ("error_message", ColumnSpec::ErrorMessage)];
-    let is_declared = |kind| spec.columns.values().any(|column| column.kind == kind);
-    let missing = always.into_iter().filter(|(_, kind)| !is_declared(*kind));
-    let missing: Vec<_> = missing.map(|(name, kind)| (name, kind.into())).collect();
-    let declared = spec.columns.iter().map(|(name, column)| (name.as_str(), column));
-    declared
-        .chain(missing.iter().map(|(name, column)| (*name, column)))
-        .map(|(name, column)| {
-            let about = input::captions_of(name, column, captions)?;
-            Ok(Column::new(name, column.kind, embeddings, lengths).about(about, captions))
-        })
-        .collect()
-}
-
-/// The input's columns, then the declared ones. A column is nullable if it is in any input.
-fn output_schema(inputs: &[InputFile], columns: &[Column]) -> Result<SchemaRef, Error> {
-    let first = &inputs[0];
-    let mut fields: Vec<Arc<Field>> = first.schema.fields().to_vec();
-    for (index, field) in fields.iter_mut().enumerate() {
-        if inputs.iter().any(|input| input.schema.field(index).is_nullable()) {
-            *field = Arc::new(field.as_ref().clone().with_nullable(true));
-        }
-    }
-    let from_input = fields.len();
-    for column in columns {
-        let (name, kind) = (&column.name, column.kind.as_str());
-        if fields[..from_input].iter().any(|field| field.name() == name) {
-            let (path, column) = (first.path.clone(), name.clone());
-            return Err(Error::ColumnCollision { path, column, kind });
-        }
-        if fields[from_input..].iter().any(|field| field.name() == name) {
-            let problem = format!("is the name of the {kind} column: name that one too");
-            return Err(Error::Setting { key: format!("columns.{name}"), problem });
-        }
-        fields.push(column.field.clone());
-    }
-    Ok(Arc::new(Schema::new_with_metadata(fields, first.schema.metadata().clone())))
 }
 
 /// Cores that the process may use.

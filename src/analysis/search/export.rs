@@ -51,7 +51,7 @@ pub fn export(index: &Index<'_>, path: &Path) -> Result<Exported, Error> {
     let Some(place) = draft.path().to_str() else {
         let problem =
             format!("{} is not UTF-8, and the library takes no other path", path.display());
-        return Err(Error::Setting { key: "--export".into(), problem });
+        return Err(Error::Setting { key: "export".into(), problem });
     };
     let rows = index.nearest(&[], 0)?.searched as usize;
     let graph = Graph::new(&options(index)).map_err(refused("make the index", path))?;
