@@ -131,25 +131,31 @@ pub struct CaptionInfo {
     pub truncated: bool,
 }
 
+/// A batch's captions as one tokenizer reads them.
+#[derive(Debug, Clone, Default)]
+pub struct Tokenized {
+    pub captions: Captions,
+    /// The same captions, each as long as the context; empty when no column needs them.
+    pub padded: Captions,
+    /// Per caption; `None` where there is none.
+    pub info: Vec<Option<CaptionInfo>>,
+}
+
 /// Rows whose images are decoded and whose captions are tokenized.
 #[derive(Debug, Clone)]
 pub struct PreparedBatch {
     pub position: Position,
     pub rows: RecordBatch,
-    /// Empty when no column needs the image tower.
-    pub pixels: Pixels,
+    /// One for each way in which models want their pixels; none when no column needs images.
+    pub pixels: Vec<Pixels>,
     /// What the table has of the images, where they are not encoded anew.
     pub stored: Embeddings,
-    /// Empty when no column needs the text tower.
-    pub captions: Captions,
-    /// The same captions, each as long as the context; empty when no column needs them.
-    pub padded: Captions,
+    /// One for each way in which models read text; none when no column needs captions.
+    pub captions: Vec<Tokenized>,
     /// Per row; `None` where no image could be opened.
     pub image_info: Vec<Option<ImageInfo>>,
     /// Per row.
     pub image_content: Vec<ImageContent>,
-    /// Per caption; `None` where there is none.
-    pub caption_info: Vec<Option<CaptionInfo>>,
     /// Per row.
     pub image_errors: Vec<Option<RowError>>,
     /// Per caption.
@@ -179,19 +185,28 @@ impl Embeddings {
     }
 }
 
+/// What one model made of a batch.
+#[derive(Debug, Clone, Default)]
+pub struct Encoded {
+    /// Per row.
+    pub image: Embeddings,
+    /// Per caption.
+    pub text: Embeddings,
+    /// Per caption, `context * width` numbers each: a token's state after the other.
+    pub text_states: Embeddings,
+}
+
 /// Rows with everything that the columns need.
 #[derive(Debug, Clone)]
 pub struct EncodedBatch {
     pub position: Position,
     pub rows: RecordBatch,
-    pub image_embeddings: Embeddings,
-    /// Per caption.
-    pub text_embeddings: Embeddings,
-    /// Per caption, `context * width` numbers each: a token's state after the other.
-    pub text_states: Embeddings,
+    /// One a model, in the plan's order.
+    pub models: Vec<Encoded>,
     pub image_info: Vec<Option<ImageInfo>>,
     pub image_content: Vec<ImageContent>,
-    pub caption_info: Vec<Option<CaptionInfo>>,
+    /// One for each way in which models read text, each per caption.
+    pub caption_info: Vec<Vec<Option<CaptionInfo>>>,
     pub image_errors: Vec<Option<RowError>>,
     pub caption_errors: Vec<Option<RowError>>,
 }

@@ -27,6 +27,10 @@ pub struct Column {
     pub kind: ColumnSpec,
     pub field: FieldRef,
     embeddings: EmbeddingType,
+    /// The model that it is about: its place among the batch's.
+    model: usize,
+    /// Its way to read text, among the batch's.
+    reader: usize,
     /// The caption that the column is about, then those that it is compared with: places among the
     /// batch's caption columns.
     captions: Vec<usize>,
@@ -111,9 +115,16 @@ impl Column {
             kind,
             field,
             embeddings,
+            model: 0,
+            reader: 0,
             captions: vec![0],
             caption_columns: Vec::new(),
         }
+    }
+
+    /// The same, by a model that reads text in a way: their places in a batch.
+    pub fn by(self, model: usize, reader: usize) -> Self {
+        Self { model, reader, ..self }
     }
 
     /// The same, about the first of `captions` compared with the others: places in `columns`, the
@@ -122,35 +133,43 @@ impl Column {
         Self { captions, caption_columns: columns.to_vec(), ..self }
     }
 
+    /// Whether it tells of what the model at that place in a batch gave.
+    pub fn is_by(&self, model: usize) -> bool {
+        self.kind.is_of_a_model() && self.model == model
+    }
+
     /// The column's values for a batch, one per row.
     pub fn fill(&self, batch: &EncodedBatch) -> ArrayRef {
         let n_rows = batch.rows.num_rows();
         let all = self.captions.as_slice();
         let (&subject, references) = all.split_first().unwrap_or((&0, &[]));
+        let model = &batch.models[self.model];
+        let floats = |of_row: &dyn Fn(Row<'_>) -> Option<f32>| -> ArrayRef {
+            Arc::new(Float32Array::from_iter(Row::all(batch, self.model).map(of_row)))
+        };
+        let caption_info = || &batch.caption_info[self.reader][subject * n_rows..][..n_rows];
         match self.kind {
-            ColumnSpec::ImageEmbedding => self.embedding(&batch.image_embeddings, n_rows),
+            ColumnSpec::ImageEmbedding => self.embedding(&model.image, n_rows),
             ColumnSpec::TextEmbedding => {
-                let own = of_caption(&batch.text_embeddings, subject, n_rows);
+                let own = of_caption(&model.text, subject, n_rows);
                 self.embedding(&own, n_rows)
             }
             ColumnSpec::TextHiddenState => {
-                let own = of_caption(&batch.text_states, subject, n_rows);
+                let own = of_caption(&model.text_states, subject, n_rows);
                 self.states(&own, n_rows)
             }
-            ColumnSpec::Cosine => floats(batch, |row| row.cosine(subject)),
-            ColumnSpec::ClipScore => {
-                floats(batch, |row| row.cosine(subject).map(score::clip_score))
-            }
-            ColumnSpec::RefClipScore => floats(batch, |row| {
+            ColumnSpec::Cosine => floats(&|row| row.cosine(subject)),
+            ColumnSpec::ClipScore => floats(&|row| row.cosine(subject).map(score::clip_score)),
+            ColumnSpec::RefClipScore => floats(&|row| {
                 let clip_score = row.cosine(subject).map(score::clip_score)?;
                 Some(score::ref_clip_score(clip_score, row.nearest(subject, references)?))
             }),
-            ColumnSpec::CaptionCosine => floats(batch, |row| row.nearest(subject, references)),
-            ColumnSpec::BestCosine => floats(batch, |row| Some(row.best(all)?.1)),
+            ColumnSpec::CaptionCosine => floats(&|row| row.nearest(subject, references)),
+            ColumnSpec::BestCosine => floats(&|row| Some(row.best(all)?.1)),
             ColumnSpec::BestCaption => self.best_caption(batch),
             ColumnSpec::BestCaptionColumn => {
                 let name = |row: Row<'_>| Some(self.caption_columns[row.best(all)?.0].as_str());
-                Arc::new(StringArray::from_iter(Row::all(batch).map(name)))
+                Arc::new(StringArray::from_iter(Row::all(batch, self.model).map(name)))
             }
             ColumnSpec::Status => {
                 let mut words = StringBuilder::new();
@@ -189,13 +208,12 @@ impl Column {
                 Arc::new(UInt64Array::from_iter(hashes))
             }
             ColumnSpec::CaptionTokens => {
-                let info = &batch.caption_info[subject * n_rows..][..n_rows];
-                let tokens = info.iter().map(|info| info.map(|info| info.tokens));
+                let tokens = caption_info().iter().map(|info| info.map(|info| info.tokens));
                 Arc::new(UInt32Array::from_iter(tokens))
             }
             ColumnSpec::CaptionTruncated => {
                 let mut flags = BooleanBuilder::new();
-                for info in &batch.caption_info[subject * n_rows..][..n_rows] {
+                for info in caption_info() {
                     flags.append_option(info.map(|info| info.truncated));
                 }
                 Arc::new(flags.finish())
@@ -215,7 +233,7 @@ impl Column {
             // What has an embedding was UTF-8.
             str::from_utf8(texts[caption].as_binary_view().value(row.index())).ok()
         };
-        Arc::new(StringArray::from_iter(Row::all(batch).map(text)))
+        Arc::new(StringArray::from_iter(Row::all(batch, self.model).map(text)))
     }
 
     /// The same for `[context, width]` numbers a row.
@@ -309,15 +327,10 @@ fn data_type(kind: ColumnSpec, embeddings: EmbeddingType, lengths: Lengths) -> D
     }
 }
 
-/// A number a row, null where there is none.
-fn floats(batch: &EncodedBatch, of_row: impl Fn(Row<'_>) -> Option<f32>) -> ArrayRef {
-    Arc::new(Float32Array::from_iter(Row::all(batch).map(of_row)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Position;
+    use crate::batch::{Encoded, Position};
     use crate::error::{RowError, RowStatus};
     use arrow::array::{Array, RecordBatch, RecordBatchOptions};
     use arrow::datatypes::{Float32Type, Schema};
@@ -332,20 +345,14 @@ mod tests {
         EncodedBatch {
             position: Position { part: 0, offset: 0, last: true },
             rows: rows.expect("a batch of no columns"),
-            image_embeddings: Embeddings {
-                data: vec![1.0, 0.0, 0.0, 1.0],
-                dim: 2,
-                rows: vec![0, 1],
-            },
-            text_embeddings: Embeddings {
-                data: vec![0.6, 0.8, 1.0, 0.0],
-                dim: 2,
-                rows: vec![0, 2],
-            },
-            text_states: Embeddings::default(),
+            models: vec![Encoded {
+                image: Embeddings { data: vec![1.0, 0.0, 0.0, 1.0], dim: 2, rows: vec![0, 1] },
+                text: Embeddings { data: vec![0.6, 0.8, 1.0, 0.0], dim: 2, rows: vec![0, 2] },
+                text_states: Embeddings::default(),
+            }],
             image_info: vec![None; 4],
             image_content: vec![Default::default(); 4],
-            caption_info: vec![None; 4],
+            caption_info: vec![vec![None; 4]],
             image_errors: vec![
                 None,
                 None,

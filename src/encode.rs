@@ -2,78 +2,103 @@
 //!
 //! It runs the towers that the columns need and takes out what is not finite. A device that works
 //! behind its back has a batch in flight from `submit` to `InFlight::finish`. It does not know
-//! which model it runs.
+//! which models it runs.
 
-use crate::batch::{Embeddings, EncodedBatch, PreparedBatch};
+use crate::batch::{Embeddings, Encoded, EncodedBatch, PreparedBatch};
 use crate::error::{Error, RowError, RowStatus};
 use crate::model::pending::Pending;
 use crate::model::{DualEncoder, Towers};
 
+/// What one model of a run is given, and what of it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inputs {
+    pub towers: Towers,
+    /// Which of a batch's pixels.
+    pub pixels: usize,
+    /// Which of a batch's tokenized captions.
+    pub captions: usize,
+}
+
 /// A batch that the device has been given.
 pub struct InFlight {
-    /// Without embeddings.
+    /// Without embeddings, but for those that the table brought.
     encoded: EncodedBatch,
+    models: Vec<Work>,
+}
+
+/// What one model has been given of it.
+#[derive(Default)]
+struct Work {
     image: Option<Pending>,
     text: Option<Pending>,
     states: Option<Pending>,
 }
 
-/// Gives the device a batch, for the towers that are needed. Without a model there is nothing to
-/// give.
+/// Gives the device a batch: each of `models` what `inputs`, at its place, says. Without models
+/// there is nothing to give.
 pub fn submit(
-    model: Option<&dyn DualEncoder>,
-    towers: Towers,
+    models: &[Box<dyn DualEncoder>],
+    inputs: &[Inputs],
     batch: PreparedBatch,
 ) -> Result<InFlight, Error> {
-    let (mut image, mut text, mut states) = (None, None, None);
-    if let Some(model) = model {
-        if towers.image && !batch.pixels.rows.is_empty() {
-            image = Some(model.submit_image(&batch.pixels)?);
+    let work = models.iter().zip(inputs).map(|(model, inputs)| {
+        let mut work = Work::default();
+        if inputs.towers.image && !batch.pixels[inputs.pixels].rows.is_empty() {
+            work.image = Some(model.submit_image(&batch.pixels[inputs.pixels])?);
         }
-        if towers.text && !batch.captions.rows.is_empty() {
-            text = Some(model.submit_text(&batch.captions)?);
+        if inputs.towers.text && !batch.captions[inputs.captions].captions.rows.is_empty() {
+            work.text = Some(model.submit_text(&batch.captions[inputs.captions].captions)?);
         }
-        if towers.states && !batch.padded.rows.is_empty() {
-            states = Some(model.submit_text_states(&batch.padded)?);
+        if inputs.towers.states && !batch.captions[inputs.captions].padded.rows.is_empty() {
+            let padded = &batch.captions[inputs.captions].padded;
+            work.states = Some(model.submit_text_states(padded)?);
         }
-    }
+        Ok(work)
+    });
+    let work = work.collect::<Result<_, Error>>()?;
+    let mut encoded = vec![Encoded::default(); inputs.len().max(1)];
+    encoded[0].image = batch.stored;
     let encoded = EncodedBatch {
         position: batch.position,
         rows: batch.rows,
-        image_embeddings: batch.stored,
-        text_embeddings: Embeddings::default(),
-        text_states: Embeddings::default(),
+        models: encoded,
         image_info: batch.image_info,
         image_content: batch.image_content,
-        caption_info: batch.caption_info,
+        caption_info: batch.captions.into_iter().map(|read| read.info).collect(),
         image_errors: batch.image_errors,
         caption_errors: batch.caption_errors,
     };
-    Ok(InFlight { encoded, image, text, states })
+    Ok(InFlight { encoded, models: work })
+}
+
+impl Work {
+    fn is_ready(&self) -> bool {
+        [&self.image, &self.text, &self.states].into_iter().flatten().all(Pending::is_ready)
+    }
 }
 
 impl InFlight {
     /// Whether `finish` returns at once.
     pub fn is_ready(&self) -> bool {
-        [&self.image, &self.text, &self.states].into_iter().flatten().all(Pending::is_ready)
+        self.models.iter().all(Work::is_ready)
     }
 
     /// The batch with its embeddings, as soon as they are there.
     pub fn finish(self) -> Result<EncodedBatch, Error> {
-        let mut encoded = self.encoded;
-        if let Some(image) = self.image {
-            encoded.image_embeddings =
-                reject_non_finite(image.wait()?, &mut encoded.image_errors, "image");
+        let mut batch = self.encoded;
+        let (images, captions) = (&mut batch.image_errors, &mut batch.caption_errors);
+        for (encoded, work) in batch.models.iter_mut().zip(self.models) {
+            if let Some(image) = work.image {
+                encoded.image = reject_non_finite(image.wait()?, images, "image");
+            }
+            if let Some(text) = work.text {
+                encoded.text = reject_non_finite(text.wait()?, captions, "text");
+            }
+            if let Some(states) = work.states {
+                encoded.text_states = reject_non_finite(states.wait()?, captions, "text");
+            }
         }
-        if let Some(text) = self.text {
-            encoded.text_embeddings =
-                reject_non_finite(text.wait()?, &mut encoded.caption_errors, "text");
-        }
-        if let Some(states) = self.states {
-            encoded.text_states =
-                reject_non_finite(states.wait()?, &mut encoded.caption_errors, "text");
-        }
-        Ok(encoded)
+        Ok(batch)
     }
 }
 

@@ -28,7 +28,8 @@
 //! Pixels travel as u8 and are normalised on the device. What runs follows from the declared
 //! columns: no column that needs the text tower, no text tower. What rows of a batch share is done
 //! once: an image that several name is decoded once, equal pixels and equal captions are encoded
-//! once.
+//! once. What models share is done once too: a batch has its pixels in each form that some model
+//! wants, and its captions as each tokenizer reads them.
 //!
 //! Devices take batches from one queue and are given the next one before the results of the last
 //! are read; each batch brings the slot in which the writer waits for it, so rows keep their order

@@ -12,8 +12,8 @@ use arrow::datatypes::DataType;
 use rayon::prelude::*;
 
 use crate::batch::{
-    CaptionInfo, Captions, Embeddings, ImageContent, ImageInfo, Pixels, Position, PreparedBatch,
-    RowBatch,
+    CaptionInfo, Embeddings, ImageContent, ImageInfo, Pixels, Position, PreparedBatch, RowBatch,
+    Tokenized,
 };
 use crate::crash::{InFlight, Journal, Killer, RowId};
 use crate::digest;
@@ -27,7 +27,8 @@ pub struct ImageStep {
     /// The input column that names the image.
     pub column: String,
     pub loader: Box<dyn ImageLoader>,
-    pub preprocess: Preprocess,
+    /// One for each way in which models want their pixels, at least one.
+    pub preprocess: Vec<Preprocess>,
     /// Whether the encoded bytes are hashed.
     pub sha256: bool,
     /// Where each thread writes down what it decodes.
@@ -40,6 +41,12 @@ pub struct ImageStep {
 pub struct CaptionStep {
     /// The input columns that hold the captions.
     pub columns: Vec<String>,
+    /// One for each way in which models read text, at least one.
+    pub tokenizers: Vec<CaptionReader>,
+}
+
+/// A tokenizer, and what is wanted of it.
+pub struct CaptionReader {
     pub tokenizer: Tokenizer,
     /// Whether captions are wanted filled up to the context too.
     pub padded: bool,
@@ -74,36 +81,19 @@ impl Prepare {
             None => Embeddings::default(),
         };
         let n_captions = self.caption.as_ref().map_or(1, |step| step.columns.len()) * n_rows;
-        let mut captions = Captions::default();
-        let mut caption_info = vec![None; n_captions];
         let mut caption_errors = vec![None; n_captions];
-        if let Some(step) = &self.caption {
-            for (caption, encoded) in step.apply(&batch.rows)?.into_iter().enumerate() {
-                match encoded {
-                    Ok((ids, info)) => {
-                        caption_info[caption] = Some(info);
-                        captions.ids.push(ids);
-                        captions.rows.push(caption as u32);
-                    }
-                    Err(error) => caption_errors[caption] = Some(error),
-                }
-            }
-        }
+        let captions = match &self.caption {
+            Some(step) => step.apply(&batch.rows, &mut caption_errors)?,
+            None => Vec::new(),
+        };
         Ok(PreparedBatch {
             position: batch.position,
             rows: batch.rows,
             pixels: images.pixels,
             stored,
-            padded: match &self.caption {
-                Some(step) if step.padded => {
-                    captions.padded(step.tokenizer.context_length(), step.tokenizer.pad())
-                }
-                _ => Captions::default(),
-            },
             captions,
             image_info: images.info,
             image_content: images.content,
-            caption_info,
             image_errors: images.errors,
             caption_errors,
         })
@@ -111,7 +101,7 @@ impl Prepare {
 }
 
 struct Images {
-    pixels: Pixels,
+    pixels: Vec<Pixels>,
     info: Vec<Option<ImageInfo>>,
     content: Vec<ImageContent>,
     errors: Vec<Option<RowError>>,
@@ -120,7 +110,7 @@ struct Images {
 impl Images {
     fn none(n_rows: usize) -> Self {
         Self {
-            pixels: Pixels::default(),
+            pixels: Vec::new(),
             info: vec![None; n_rows],
             content: vec![ImageContent::default(); n_rows],
             errors: vec![None; n_rows],
@@ -132,10 +122,10 @@ impl ImageStep {
     fn apply(&self, batch: &RowBatch) -> Result<Images, Error> {
         let rows = &batch.rows;
         let column = self.loader.bind(named(rows, &self.column))?;
-        let (height, width) = (self.preprocess.height(), self.preprocess.width());
-        let slot_bytes = self.preprocess.n_bytes();
+        // A row's pixels in every form, one behind the other.
+        let slot_bytes = self.preprocess.iter().map(Preprocess::n_bytes).sum();
         let mut images = Images::none(rows.num_rows());
-        images.pixels = Pixels { data: Vec::new(), height, width, rows: Vec::new() };
+        let mut packed = Vec::with_capacity(rows.num_rows());
         let firsts = self.first_rows(&column);
         let mut data = vec![0; rows.num_rows() * slot_bytes];
         let outcomes: Vec<_> = data
@@ -155,20 +145,40 @@ impl ImageStep {
             images.content[row] = found.content;
             match found.outcome {
                 Ok(()) => {
-                    let slot = images.pixels.rows.len();
+                    let slot = packed.len();
                     let from = if first == row { row } else { slots[first] } * slot_bytes;
                     if from != slot * slot_bytes {
                         data.copy_within(from..from + slot_bytes, slot * slot_bytes);
                     }
                     slots[row] = slot;
-                    images.pixels.rows.push(row as u32);
+                    packed.push(row as u32);
                 }
                 Err(error) => images.errors[row] = Some(error),
             }
         }
-        data.truncate(images.pixels.rows.len() * slot_bytes);
-        images.pixels.data = data;
+        data.truncate(packed.len() * slot_bytes);
+        images.pixels = self.split(data, &packed);
         Ok(images)
+    }
+
+    /// Slots of pixels in every form -> each form by itself.
+    fn split(&self, data: Vec<u8>, rows: &[u32]) -> Vec<Pixels> {
+        let of = |preprocess: &Preprocess, data| {
+            let (height, width) = (preprocess.height(), preprocess.width());
+            Pixels { data, height, width, rows: rows.to_vec() }
+        };
+        if let [only] = self.preprocess.as_slice() {
+            return vec![of(only, data)];
+        }
+        let slot_bytes: usize = self.preprocess.iter().map(Preprocess::n_bytes).sum();
+        let mut start = 0;
+        let forms = self.preprocess.iter().map(|preprocess| {
+            let own = start..start + preprocess.n_bytes();
+            start = own.end;
+            let slots = data.chunks_exact(slot_bytes);
+            of(preprocess, slots.flat_map(|slot| &slot[own.clone()]).copied().collect())
+        });
+        forms.collect()
     }
 
     /// For each row, the first one that names the same image.
@@ -200,7 +210,7 @@ impl ImageStep {
         let id = RowId { part: position.part, row: position.offset + row as u64 };
         let in_flight = self.journal.as_ref().map(|journal| journal.enter(id));
         let restart = || in_flight.iter().for_each(InFlight::restart);
-        let (info, outcome) = self.preprocess.apply_timed(&bytes, slot, &restart);
+        let (info, outcome) = Preprocess::apply_all(&self.preprocess, &bytes, slot, &restart);
         let phash = outcome.as_ref().ok().copied().flatten();
         let content = ImageContent { phash, ..content };
         Ok(Prepared { info, content, outcome: outcome.map(|_| ()) })
@@ -225,19 +235,47 @@ impl Prepared {
 type Outcome = Result<(Vec<i64>, CaptionInfo), RowError>;
 
 impl CaptionStep {
-    /// The first column's captions, then the next one's.
-    fn apply(&self, rows: &RecordBatch) -> Result<Vec<Outcome>, Error> {
-        let mut outcomes = Vec::with_capacity(self.columns.len() * rows.num_rows());
-        for column in &self.columns {
-            // Strings travel as bytes; a column of nulls alone has no type.
-            let column = cast(named(rows, column), &DataType::BinaryView)
-                .map_err(|source| Error::Arrow { action: "read captions as bytes", source })?;
+    /// The captions as each tokenizer reads them: the first column's, then the next one's. One that
+    /// a tokenizer cannot use gets an error.
+    fn apply(
+        &self,
+        rows: &RecordBatch,
+        errors: &mut [Option<RowError>],
+    ) -> Result<Vec<Tokenized>, Error> {
+        // Strings travel as bytes; a column of nulls alone has no type.
+        let bytes = |column: &String| cast(named(rows, column), &DataType::BinaryView);
+        let columns = self.columns.iter().map(bytes).collect::<Result<Vec<_>, _>>();
+        let columns =
+            columns.map_err(|source| Error::Arrow { action: "read captions as bytes", source })?;
+        Ok(self.tokenizers.iter().map(|reader| reader.read(&columns, errors)).collect())
+    }
+}
+
+impl CaptionReader {
+    fn read(&self, columns: &[ArrayRef], errors: &mut [Option<RowError>]) -> Tokenized {
+        let mut read = Tokenized { info: vec![None; errors.len()], ..Tokenized::default() };
+        let outcomes = columns.iter().flat_map(|column| {
             let captions = column.as_binary_view();
             let encode = |row| self.encode(captions.is_valid(row).then(|| captions.value(row)));
-            let encoded: Vec<_> = (0..rows.num_rows()).into_par_iter().map(encode).collect();
-            outcomes.extend(encoded);
+            (0..captions.len()).into_par_iter().map(encode).collect::<Vec<_>>()
+        });
+        for (caption, encoded) in outcomes.enumerate() {
+            match encoded {
+                Ok((ids, info)) => {
+                    read.info[caption] = Some(info);
+                    read.captions.ids.push(ids);
+                    read.captions.rows.push(caption as u32);
+                }
+                Err(error) => {
+                    errors[caption].get_or_insert(error);
+                }
+            }
         }
-        Ok(outcomes)
+        if self.padded {
+            let Self { tokenizer, .. } = self;
+            read.padded = read.captions.padded(tokenizer.context_length(), tokenizer.pad());
+        }
+        read
     }
 
     fn encode(&self, caption: Option<&[u8]>) -> Outcome {
@@ -330,7 +368,7 @@ mod tests {
         let step = ImageStep {
             column: "image".into(),
             loader: Box::new(Counting(loads.clone())),
-            preprocess: preprocess.with_phash(true),
+            preprocess: vec![preprocess.with_phash(true)],
             sha256: true,
             journal: None,
             killers: Vec::new(),
@@ -340,10 +378,11 @@ mod tests {
         let images = step.apply(&RowBatch { position, rows }).expect("it ends well");
         // Two images, one that is missing, and two rows without a name.
         assert_eq!(loads.load(Ordering::Relaxed), 5);
-        assert_eq!(images.pixels.rows, [0, 2, 4]);
-        let n = step.preprocess.n_bytes();
-        let slot = |index: usize| &images.pixels.data[index * n..(index + 1) * n];
-        assert_eq!((images.pixels.data.len(), slot(0)), (3 * n, slot(2)));
+        let [pixels] = images.pixels.as_slice() else { panic!("one form of pixels") };
+        assert_eq!(pixels.rows, [0, 2, 4]);
+        let n = step.preprocess[0].n_bytes();
+        let slot = |index: usize| &pixels.data[index * n..(index + 1) * n];
+        assert_eq!((pixels.data.len(), slot(0)), (3 * n, slot(2)));
         assert_ne!(slot(0), slot(1));
         let failed: Vec<_> = images.errors.iter().map(Option::is_some).collect();
         assert_eq!(failed, [false, true, false, true, false, true, true]);

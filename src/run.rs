@@ -20,10 +20,10 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::batch::{EncodedBatch, PreparedBatch, RowBatch};
-use crate::encode::{InFlight, submit};
+use crate::encode::{InFlight, Inputs, submit};
 use crate::error::Error;
 use crate::manifest::Manifest;
-use crate::model::{DualEncoder, Towers};
+use crate::model::DualEncoder;
 use crate::prepare::Prepare;
 use crate::progress::{Meter, Progress, Stage};
 use crate::sink::Sink;
@@ -36,8 +36,8 @@ pub const QUEUE: usize = 2;
 /// How long an interrupted run waits for its stages before it leaves them behind.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Makes the model, on the thread that will own it.
-pub type LoadModel = Box<dyn FnOnce() -> Result<Box<dyn DualEncoder>, Error> + Send>;
+/// Makes the models of a device, on the thread that will own them.
+pub type LoadModels = Box<dyn FnOnce() -> Result<Vec<Box<dyn DualEncoder>>, Error> + Send>;
 
 /// Raised by a signal that asks the run to end. Holds the signal's number, 0 before.
 #[derive(Debug, Default)]
@@ -58,9 +58,9 @@ pub struct Stages {
     pub source: Box<dyn Source>,
     pub prepare: Prepare,
     /// One a device; none when no column needs a model.
-    pub load_models: Vec<LoadModel>,
-    /// The towers that columns need.
-    pub towers: Towers,
+    pub load_models: Vec<LoadModels>,
+    /// What each model is given.
+    pub inputs: Vec<Inputs>,
     pub sink: Box<dyn Sink>,
     pub output: Output,
     /// Rayon threads of the prepare stage.
@@ -76,7 +76,7 @@ pub fn run(
     progress: &mut Progress,
     stop: &Arc<Stop>,
 ) -> Result<Manifest, Error> {
-    let Stages { source, prepare, load_models, towers, sink, output, threads } = stages;
+    let Stages { source, prepare, load_models, inputs, sink, output, threads } = stages;
     let n_encoders = load_models.len().max(1);
     meter.set_encoders(n_encoders);
     let (row_tx, row_rx) = sync_channel(QUEUE);
@@ -97,10 +97,11 @@ pub fn run(
     let work_rx = Arc::new(Mutex::new(work_rx));
     let mut load_models = load_models.into_iter();
     for _ in 0..n_encoders {
-        let ((m, s), work, load_model) = (shared(), work_rx.clone(), load_models.next());
+        let ((m, s), work, load) = (shared(), work_rx.clone(), load_models.next());
+        let inputs = inputs.clone();
         let leave = Leave { well: false, abandoned: abandoned.clone() };
         handles.push(spawn("encode", move || {
-            let ended = encode_stage((load_model, towers), &Queue(work), (&m, &s));
+            let ended = encode_stage((load, &inputs), &Queue(work), (&m, &s));
             leave.after(&ended);
             ended
         })?);
@@ -251,12 +252,11 @@ fn prepare_stage(
 }
 
 fn encode_stage(
-    (load_model, towers): (Option<LoadModel>, Towers),
+    (load, inputs): (Option<LoadModels>, &[Inputs]),
     queue: &Queue,
     (meter, stop): (&Meter, &Stop),
 ) -> Result<(), Error> {
-    let model = load_model.map(|load| load()).transpose()?;
-    let model = model.as_deref();
+    let models = load.map_or(Ok(Vec::new()), |load| load())?;
     let deliver = |(batch, slot): (InFlight, SyncSender<EncodedBatch>)| -> Result<bool, Error> {
         let batch = meter.time(Stage::Encode, || batch.finish())?;
         Ok(slot.send(batch).is_ok())
@@ -274,7 +274,7 @@ fn encode_stage(
             break;
         }
         if let Some(Task { batch, slot }) = work {
-            let batch = meter.time(Stage::Encode, || submit(model, towers, batch))?;
+            let batch = meter.time(Stage::Encode, || submit(&models, inputs, batch))?;
             in_flight = Some((batch, slot));
         }
         let ready = in_flight.take_if(|(batch, _)| batch.is_ready());
@@ -284,9 +284,7 @@ fn encode_stage(
             }
         }
     }
-    if let Some(model) = model {
-        meter.note(model.at_once());
-    }
+    models.iter().for_each(|model| meter.note(model.at_once()));
     Ok(())
 }
 

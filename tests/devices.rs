@@ -17,13 +17,14 @@ use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use clipmill::batch::{Captions, Embeddings, Pixels, Position, RowBatch};
 use clipmill::columns::{Column, Lengths};
+use clipmill::encode::Inputs;
 use clipmill::error::Error;
 use clipmill::manifest::{MadeWith, Manifest};
 use clipmill::model::pending::Pending;
 use clipmill::model::{AtOnce, DualEncoder, Towers};
-use clipmill::prepare::{CaptionStep, Prepare};
+use clipmill::prepare::{CaptionReader, CaptionStep, Prepare};
 use clipmill::progress::{Meter, Progress};
-use clipmill::run::{LoadModel, QUEUE, Stages, run};
+use clipmill::run::{LoadModels, QUEUE, Stages, run};
 use clipmill::sink::{ParquetSink, PartOptions};
 use clipmill::source::{InputFile, Part, Source};
 use clipmill::spec::{CaptionSpec, ColumnSpec, EmbeddingType, OnRowError};
@@ -151,7 +152,7 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::read(&model, 77, &CaptionSpec::default()).expect("the sample's tokenizer")
 }
 
-fn stages(dir: &Path, load_models: Vec<LoadModel>, read: &Arc<AtomicUsize>) -> Stages {
+fn stages(dir: &Path, load_models: Vec<LoadModels>, read: &Arc<AtomicUsize>) -> Stages {
     let lengths = Lengths { embedding: DIM, context: 1, text_width: 1 };
     let column = Column::new("embedding", ColumnSpec::TextEmbedding, EmbeddingType::F32, lengths);
     let caption = Field::new("caption", DataType::Utf8, false);
@@ -177,13 +178,14 @@ fn stages(dir: &Path, load_models: Vec<LoadModel>, read: &Arc<AtomicUsize>) -> S
         metadata: vec![],
         made_by: vec![],
     };
-    let caption =
-        CaptionStep { columns: vec!["caption".into()], tokenizer: tokenizer(), padded: false };
+    let reader = CaptionReader { tokenizer: tokenizer(), padded: false };
+    let caption = CaptionStep { columns: vec!["caption".into()], tokenizers: vec![reader] };
+    let towers = Towers { image: false, text: true, states: false };
     Stages {
         source: Box::new(FakeSource { next: 0, read: read.clone() }),
         prepare: Prepare { image: None, stored: None, caption: Some(caption) },
         load_models,
-        towers: Towers { image: false, text: true, states: false },
+        inputs: vec![Inputs { towers, pixels: 0, captions: 0 }],
         sink: Box::new(ParquetSink::new(dir, options)),
         output: Output {
             dir: dir.to_owned(),
@@ -218,7 +220,7 @@ fn run_on(devices: &[Times], read: &Arc<AtomicUsize>, patience: Duration) -> Out
         let read = read.clone();
         let device =
             FakeDevice { index, log, submitted, given, read, patience, submit_time, work_time };
-        Box::new(move || Ok(Box::new(device) as Box<dyn DualEncoder>)) as LoadModel
+        Box::new(move || Ok(vec![Box::new(device) as Box<dyn DualEncoder>])) as LoadModels
     };
     let load_models = devices.iter().enumerate().map(load).collect();
     let stages = stages(dir.path(), load_models, read);
@@ -304,8 +306,10 @@ fn a_device_that_cannot_be_loaded_ends_the_run_though_others_could_go_on() {
         work_time: NO_TIME,
     };
     let broken = || Err(Error::Device { device: "fake:1".into(), problem: "is broken".into() });
-    let load_models: Vec<LoadModel> =
-        vec![Box::new(move || Ok(Box::new(device) as Box<dyn DualEncoder>)), Box::new(broken)];
+    let load_models: Vec<LoadModels> = vec![
+        Box::new(move || Ok(vec![Box::new(device) as Box<dyn DualEncoder>])),
+        Box::new(broken),
+    ];
     let stages = stages(dir.path(), load_models, &read);
     let mut progress = Progress::new((BATCHES * ROWS) as u64, true);
     let ended = run(stages, &Arc::new(Meter::start()), &mut progress, &Arc::default());

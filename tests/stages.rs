@@ -12,13 +12,14 @@ use std::time::Duration;
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use clipmill::batch::{Captions, Embeddings, Pixels, Position, RowBatch};
+use clipmill::encode::Inputs;
 use clipmill::error::Error;
 use clipmill::manifest::{MadeWith, Manifest};
 use clipmill::model::pending::Pending;
 use clipmill::model::{AtOnce, DualEncoder, Towers};
 use clipmill::prepare::Prepare;
 use clipmill::progress::{Meter, Progress};
-use clipmill::run::{LoadModel, Stages, Stop, run};
+use clipmill::run::{LoadModels, Stages, Stop, run};
 use clipmill::sink::{ParquetSink, PartOptions, Published, Sink};
 use clipmill::source::{InputFile, Part, Source};
 use clipmill::spec::OnRowError;
@@ -113,11 +114,11 @@ impl DualEncoder for FakeModel {
 }
 
 #[expect(clippy::panic, reason = "the panic is the fault")]
-fn load_model(fault: Fault) -> LoadModel {
+fn load_models(fault: Fault) -> LoadModels {
     Box::new(move || match fault {
         Fault::ModelError => Err(failure("model")),
         Fault::ModelPanic => panic!("injected"),
-        _ => Ok(Box::new(FakeModel)),
+        _ => Ok(vec![Box::new(FakeModel) as Box<dyn DualEncoder>]),
     })
 }
 
@@ -175,8 +176,8 @@ fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages {
     Stages {
         source: Box::new(FakeSource { next: 0, fault, stop: stop.clone() }),
         prepare: Prepare { image: None, stored: None, caption: None },
-        load_models: vec![load_model(fault)],
-        towers: Towers::BOTH,
+        load_models: vec![load_models(fault)],
+        inputs: vec![Inputs { towers: Towers::BOTH, pixels: 0, captions: 0 }],
         sink: Box::new(FaultySink { sink, fault, begun: 0 }),
         output: Output {
             dir: dir.to_owned(),

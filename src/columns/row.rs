@@ -1,27 +1,30 @@
 //! One row of an encoded batch: its image against its captions.
 
-use crate::batch::{Embeddings, EncodedBatch};
+use crate::batch::{Embeddings, Encoded, EncodedBatch};
 use crate::score;
 
-/// A row, whose captions are told by their places among the batch's caption columns.
+/// A row as one model sees it, whose captions are told by their places among the batch's caption
+/// columns.
 #[derive(Clone, Copy)]
 pub struct Row<'a> {
-    batch: &'a EncodedBatch,
+    model: &'a Encoded,
+    n_rows: usize,
     row: usize,
 }
 
 impl<'a> Row<'a> {
-    /// The rows of a batch.
-    pub fn all(batch: &'a EncodedBatch) -> impl Iterator<Item = Self> {
-        (0..batch.rows.num_rows()).map(move |row| Self { batch, row })
+    /// The rows of a batch, by what a model made of it.
+    pub fn all(batch: &'a EncodedBatch, model: usize) -> impl Iterator<Item = Self> {
+        let (model, n_rows) = (&batch.models[model], batch.rows.num_rows());
+        (0..n_rows).map(move |row| Self { model, n_rows, row })
     }
 
     fn image(self) -> Option<&'a [f32]> {
-        self.batch.image_embeddings.get(self.row)
+        self.model.image.get(self.row)
     }
 
     fn text(self, caption: usize) -> Option<&'a [f32]> {
-        self.batch.text_embeddings.get(caption * self.batch.rows.num_rows() + self.row)
+        self.model.text.get(caption * self.n_rows + self.row)
     }
 
     /// Similarity of the image and a caption, where both have an embedding.

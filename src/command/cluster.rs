@@ -50,14 +50,15 @@ fn run(spec: &ClusterSpec, path: &Path, model: &ModelArgs) -> Result<(Written, S
     let device = device::resolve(spec.device, PrecisionSpec::F32)?.placement.device;
     let texts = spec.words.as_deref().map(read_words).transpose()?;
     let asked = model.model.as_deref();
+    let column = input.embedding(spec.column.as_deref())?.to_owned();
     let sha256 = match texts {
-        Some(_) => Some(TableModel::sha256(&input, asked)?),
+        Some(_) => Some(TableModel::sha256(&input, &column, asked)?),
         None => None,
     };
     let words = || match texts {
         None => Ok(None),
         Some(texts) => {
-            let encoder = TableModel::find(&input, asked)?.load(model, Towers::TEXT)?;
+            let encoder = TableModel::find(&input, &column, asked)?.load(model, Towers::TEXT)?;
             let vectors = encoder.texts("word", &texts)?;
             Ok(Some(Words { texts, vectors }))
         }

@@ -39,12 +39,13 @@ pub struct TableModel {
 }
 
 impl TableModel {
-    /// The model that a table's metadata name, or the one that is asked for.
+    /// The model that a table's metadata name as the maker of `column`, or the one that is asked
+    /// for.
     ///
     /// # Errors
     /// `Setting` where neither is there, or where the weights are not those that made the table.
-    pub fn find(table: &Table, asked: Option<&Path>) -> Result<Self, Error> {
-        let made_by = MadeBy::read(table);
+    pub fn find(table: &Table, column: &str, asked: Option<&Path>) -> Result<Self, Error> {
+        let made_by = MadeBy::read(table, column);
         let Some(dir) = asked.map(Path::to_owned).or_else(|| made_by.dir.clone()) else {
             let problem = "the table does not say which model made its embeddings: name its folder";
             return Err(Error::Setting { key: "--model".into(), problem: problem.into() });
@@ -68,10 +69,10 @@ impl TableModel {
     }
 
     /// The digest of the weights that `find` will want; of a table that says it no file is read.
-    pub fn sha256(table: &Table, asked: Option<&Path>) -> Result<String, Error> {
-        match (asked, MadeBy::read(table).weights) {
+    pub fn sha256(table: &Table, column: &str, asked: Option<&Path>) -> Result<String, Error> {
+        match (asked, MadeBy::read(table, column).weights) {
             (None, Some(made_by)) => Ok(made_by),
-            _ => Ok(Self::find(table, asked)?.files.weights_sha256()?),
+            _ => Ok(Self::find(table, column, asked)?.files.weights_sha256()?),
         }
     }
 
@@ -158,11 +159,8 @@ impl Encoder {
 
 impl MadeBy {
     /// What the metadata of the first file says; nothing where it is not as clipmill writes it.
-    fn read(table: &Table) -> Self {
-        let model: Value = table
-            .made_by("model")
-            .and_then(|text| serde_json::from_str(text).ok())
-            .unwrap_or_default();
+    fn read(table: &Table, column: &str) -> Self {
+        let model: Value = table.model_of(column).unwrap_or_default();
         let text = |key: &str| model[key].as_str().map(str::to_owned);
         let pipeline = table.pipeline();
         Self {

@@ -78,13 +78,13 @@ fn run(spec: &LabelSpec, input: &Path, model: &ModelArgs) -> Result<Written, Err
     let Classes { names, templates } = &classes;
     let settings = json!({
         "labels": names, "templates": templates, "top": spec.top, "name": spec.name,
-        "column": column, "model_sha256": TableModel::sha256(&table, asked)?,
+        "column": column, "model_sha256": TableModel::sha256(&table, column, asked)?,
     });
     let new = classes.new_table(spec, settings);
     if let Some(made) = made(&table, &new)? {
         return Ok(made);
     }
-    let encoder = TableModel::find(&table, asked)?.load(model, Towers::TEXT)?;
+    let encoder = TableModel::find(&table, column, asked)?.load(model, Towers::TEXT)?;
     let vectors = embedded(&encoder, names, templates)?;
     let labeller = Labeller::new(names.clone(), &vectors, encoder.logit_scale(), spec.top.get());
     let labelled = std::cell::RefCell::new(Labelled::default());

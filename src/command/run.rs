@@ -199,7 +199,7 @@ impl About {
             scores: scores.map(|column| column.name.clone()).collect(),
             used: (image.map(str::to_owned), caption.map(str::to_owned)),
             device: plan.device_names(),
-            precision: plan.precision().to_owned(),
+            precision: plan.precision(),
             batch_size: plan.batch_size,
             threads: plan.threads,
             pipeline: serde_json::to_value(&plan.spec).expect("a pipeline is plain data"),

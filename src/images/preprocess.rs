@@ -134,6 +134,12 @@ impl Preprocess {
         self.output.height * self.output.width * 3
     }
 
+    /// Whether both give the same pixels; what is done to them on the device may differ.
+    pub fn same_pixels(&self, other: &Self) -> bool {
+        let pixels = |form: &Self| (form.resize, form.filter, form.output);
+        pixels(self) == pixels(other)
+    }
+
     /// What is left to do to the pixels, on the device.
     pub fn scale(&self) -> PixelScale {
         let (mean, std) = self.normalise.unwrap_or((PixelScale::NONE.mean, PixelScale::NONE.std));
@@ -173,37 +179,52 @@ impl Preprocess {
     /// # Panics
     /// If `out` is not `n_bytes()` long.
     pub fn apply(&self, bytes: &[u8], out: &mut [u8]) -> (Option<ImageInfo>, Result<(), RowError>) {
-        let (info, outcome) = self.apply_timed(bytes, out, &|| {});
+        let (info, outcome) = Self::apply_all(std::slice::from_ref(self), bytes, out, &|| {});
         (info, outcome.map(|_| ()))
     }
 
-    /// The same; calls `on_permit` when there is memory for the image and decoding begins. Gives the
-    /// perceptual hash where it is asked for.
-    pub fn apply_timed(
-        &self,
+    /// The same in several forms, one behind the other in `out`, from an image that is decoded
+    /// once: within the limits of the first of `forms`. Calls `on_permit` when there is memory for
+    /// the image and decoding begins. Gives the perceptual hash where the first asks for it.
+    ///
+    /// # Panics
+    /// Without forms, and if `out` is not as long as all of them.
+    pub fn apply_all(
+        forms: &[Self],
         bytes: &[u8],
         out: &mut [u8],
         on_permit: &dyn Fn(),
     ) -> (Option<ImageInfo>, Result<Option<u64>, RowError>) {
-        assert_eq!(out.len(), self.n_bytes(), "`out` has the size of one image");
-        let region = |width, height| match self.phash {
+        let first = &forms[0];
+        let n_bytes: usize = forms.iter().map(Self::n_bytes).sum();
+        assert_eq!(out.len(), n_bytes, "`out` has the size of one image in every form");
+        let region = |width, height| match first.phash {
             true => Region::whole(width, height),
-            false => self.window(width, height).0.source(width, height),
+            false => {
+                let seen =
+                    forms.iter().map(|form| form.window(width, height).0.source(width, height));
+                seen.reduce(Region::hull).expect("there is a first form")
+            }
         };
         // Held until the pixels are not needed any more.
         let mut permit = None;
         let request = Request {
-            spec: &self.spec,
+            spec: &first.spec,
             region: &region,
             scratch: SCRATCH.take(),
-            budget: &self.budget,
+            budget: &first.budget,
             permit: &mut permit,
             on_permit,
         };
         let (info, decoded) = decode::decode(bytes, request);
         let fitted = decoded.map(|mut image| {
-            self.fit(&image, out);
-            let hash = self.phash.then(|| phash(&mut image));
+            let mut rest = &mut *out;
+            for form in forms {
+                let (own, others) = std::mem::take(&mut rest).split_at_mut(form.n_bytes());
+                form.fit(&image, own);
+                rest = others;
+            }
+            let hash = first.phash.then(|| phash(&mut image));
             if image.data.capacity() <= SCRATCH_BYTES {
                 SCRATCH.set(image.data);
             }

@@ -39,6 +39,12 @@ impl Region {
     pub fn whole(width: usize, height: usize) -> Self {
         Self { columns: 0..width, rows: 0..height }
     }
+
+    /// The smallest region that holds both.
+    pub fn hull(self, other: Self) -> Self {
+        let hull = |a: Range<usize>, b: Range<usize>| a.start.min(b.start)..a.end.max(b.end);
+        Self { columns: hull(self.columns, other.columns), rows: hull(self.rows, other.rows) }
+    }
 }
 
 /// Width and height in pixels.

@@ -37,6 +37,11 @@ pub struct Towers {
 impl Towers {
     /// Both, for embeddings.
     pub const BOTH: Self = Self { image: true, text: true, states: false };
+    /// Whether there is one.
+    pub fn any(self) -> bool {
+        self.image || self.text || self.states
+    }
+
     /// The text tower, for embeddings.
     pub const TEXT: Self = Self { image: false, text: true, states: false };
 }

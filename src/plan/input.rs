@@ -51,7 +51,7 @@ pub fn captions_of(
     captions: &[String],
 ) -> Result<Vec<usize>, Error> {
     let wrong = |problem: String| Error::Setting { key: format!("columns.{name}"), problem };
-    let DeclaredColumn { kind, caption, references } = column;
+    let DeclaredColumn { kind, caption, references, .. } = column;
     let place = |wanted: &String| match captions.iter().position(|name| name == wanted) {
         Some(place) => Ok(place),
         None => Err(wrong(format!(

@@ -7,12 +7,12 @@ use std::thread::{Builder, JoinHandle};
 
 use crate::error::Error;
 use crate::model::DualEncoder;
-use crate::run::LoadModel;
+use crate::run::LoadModels;
 
-/// A model or why there is none.
-type Loaded = Result<Box<dyn DualEncoder>, Error>;
+/// A device's models or why there are none.
+type Loaded = Result<Vec<Box<dyn DualEncoder>>, Error>;
 
-/// A model that is being loaded. Dropped, it waits: LibTorch must not be at work when the process
+/// Models that are being loaded. Dropped, it waits: LibTorch must not be at work when the process
 /// ends.
 pub struct Loading(Option<JoinHandle<Loaded>>);
 
@@ -21,13 +21,13 @@ impl Loading {
     ///
     /// # Errors
     /// `Thread` where the system gives no thread.
-    pub fn start(load: LoadModel) -> Result<Self, Error> {
+    pub fn start(load: LoadModels) -> Result<Self, Error> {
         let thread = Builder::new().name("load".to_owned()).spawn(load);
         let thread = thread.map_err(|source| Error::Thread { stage: "load", source })?;
         Ok(Self(Some(thread)))
     }
 
-    /// The model, once it is there.
+    /// The models, once they are there.
     pub fn wait(mut self) -> Loaded {
         let thread = self.0.take().expect("only taken here and when dropped");
         thread.join().unwrap_or(Err(Error::StagePanicked { stage: "encode" }))

@@ -4,8 +4,8 @@
 
 use serde::Serialize;
 
-use crate::images::DECODER_BYTES_A_PIXEL;
-use crate::model::clip::ClipFiles;
+use super::models::Models;
+use crate::images::{DECODER_BYTES_A_PIXEL, Preprocess};
 use crate::model::device::Placement;
 use crate::run::QUEUE;
 use crate::sink::ROW_GROUP_BYTES;
@@ -32,7 +32,7 @@ pub fn image_memory(spec: &PipelineSpec, threads: usize) -> u64 {
 /// Bytes by what holds them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// The model's weights, on each device, in the precision that runs.
+    /// The models' weights, on each device, in the precision that runs.
     pub weights: u64,
     /// Preprocessed images that wait or are being encoded.
     pub pixels: u64,
@@ -45,21 +45,18 @@ pub struct Memory {
 
 impl Memory {
     /// The estimate for a batch size and a number of threads.
-    pub fn of(
-        spec: &PipelineSpec,
-        model: &ClipFiles,
-        (batch_size, threads): (usize, usize),
-        placements: &[Placement],
-    ) -> Self {
-        let side = model.image_size() as u64;
-        let pixels =
-            (side * side * 3).saturating_mul(batches_in_flight(placements) * batch_size as u64);
+    pub fn of(spec: &PipelineSpec, models: &Models, (batch_size, threads): (usize, usize)) -> Self {
+        let in_flight = batches_in_flight(&models.all[0].placements) * batch_size as u64;
+        let row: usize = models.preprocess.iter().map(Preprocess::n_bytes).sum();
+        let weights = models.all.iter().map(|model| {
+            model.files.n_parameters() * model.placements[0].kind.elt_size_in_bytes() as u64
+        });
         let one = spec.preprocess.max_pixels.saturating_mul(DECODER_BYTES_A_PIXEL);
         let files = spec.preprocess.max_bytes.saturating_mul(threads as u64);
         Self {
             // Read from the file, converted and laid out one tensor at a time.
-            weights: model.n_parameters() * placements[0].kind.elt_size_in_bytes() as u64,
-            pixels,
+            weights: weights.sum(),
+            pixels: (row as u64).saturating_mul(in_flight),
             decoding: image_memory(spec, threads).max(one).saturating_add(files),
             writing: 2 * ROW_GROUP_BYTES as u64,
         }

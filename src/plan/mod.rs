@@ -6,6 +6,7 @@
 mod input;
 mod loading;
 mod memory;
+mod models;
 mod provenance;
 mod resume;
 mod settings;
@@ -21,27 +22,22 @@ pub use memory::Memory;
 pub use resume::{Resume, Wanted};
 
 use loading::Loading;
-use settings::{
-    check_settings, columns, loader, needs, output_schema, preprocess, sink, source, tokenizer,
-};
+use models::{Models, PlannedModel, Reader};
+use settings::{check_settings, columns, loader, needs, output_schema, sink, source};
 
-use crate::batch::PixelScale;
-use crate::columns::{Column, Lengths, Needs};
+use crate::columns::{Column, Needs};
 use crate::crash::{Journal, RowId};
 use crate::error::{self, Error};
 use crate::files;
-use crate::images::{PathLoader, Preprocess};
+use crate::images::PathLoader;
 use crate::manifest::{MadeWith, Manifest};
-use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
-use crate::model::{DualEncoder, Towers};
-use crate::prepare::{CaptionStep, ImageStep, Prepare, StoredStep};
-use crate::run::{LoadModel, Stages};
+use crate::prepare::{CaptionReader, CaptionStep, ImageStep, Prepare, StoredStep};
+use crate::run::{LoadModels, Stages};
 use crate::sink::{ParquetSink, PartOptions, Sink};
 use crate::source::{InputFile, ParquetSource, Part, open_inputs};
+use crate::spec::PipelineSpec;
 use crate::spec::layers::{Layered, Setting};
-use crate::spec::{ModelSpec, PipelineSpec};
-use crate::text::Tokenizer;
 use crate::travel::travel_field;
 use crate::write::Output;
 
@@ -66,15 +62,11 @@ pub struct Plan {
     pub needs: Needs,
     /// The output's columns: the input's, then the declared ones.
     pub schema: SchemaRef,
-    /// The devices, and the precision that the model runs in: one a device, at least one.
-    pub placements: Vec<Placement>,
     pub batch_size: usize,
     /// CPU threads of the prepare stage, and of the model on a CPU.
     pub threads: usize,
     pub memory: Memory,
-    pub model: Arc<ClipFiles>,
-    preprocess: Option<Preprocess>,
-    tokenizer: Option<Tokenizer>,
+    pub models: Models,
     loader: Option<PathLoader>,
     /// One a device, once it has begun.
     loading: Vec<Loading>,
@@ -98,28 +90,22 @@ impl Plan {
         files::check_writable(&sink.path)?;
 
         let loader = needs.images.then(|| loader(&spec)).transpose()?;
-        let ModelSpec::Clip(clip) = &spec.model;
-        let model = Arc::new(ClipFiles::open(&clip.dir)?);
-        let preprocess = needs.images.then(|| preprocess(&spec, &model)).transpose()?;
-        let tokenizer = needs.captions.then(|| tokenizer(&spec, &model)).transpose()?;
-        let placements = device::resolve(spec.run.device, clip.precision)?.placements();
-        let stored = stored.map(|column| StoredStep { column, dim: model.embedding_dim() });
-        let lengths = Lengths {
-            embedding: model.embedding_dim(),
-            context: model.context_length(),
-            text_width: model.text_width(),
-        };
-        let columns = columns(&spec, lengths, &used.captions)?;
+        let mut models = Models::resolve(&spec, needs)?;
+        let dim = models.all[0].files.embedding_dim();
+        let stored = stored.map(|column| StoredStep { column, dim });
+        let columns = columns(&spec, &models.all, &used.captions)?;
         let schema = output_schema(&inputs, &columns)?;
 
-        let on_cuda = placements[0].device.is_cuda();
+        let on_cuda = models.all[0].placements[0].device.is_cuda();
         let default_batch = if on_cuda { BATCH_CUDA } else { BATCH_CPU };
         let batch_size = spec.run.batch_size.map_or(default_batch, usize::from);
         let threads = spec.run.threads.map_or_else(available_threads, usize::from);
         let parts = input::cut(&inputs, u64::from(u32::from(sink.rows_per_part)), source.limit);
         let image_memory = memory::image_memory(&spec, threads);
-        let preprocess = preprocess.map(|preprocess| preprocess.with_memory(image_memory));
-        let memory = Memory::of(&spec, &model, (batch_size, threads), &placements);
+        if let Some(first) = models.preprocess.first_mut() {
+            *first = first.clone().with_memory(image_memory).with_phash(needs.image_phash);
+        }
+        let memory = Memory::of(&spec, &models, (batch_size, threads));
         Ok(Self {
             settings,
             inputs,
@@ -127,13 +113,10 @@ impl Plan {
             columns,
             needs,
             schema,
-            placements,
             batch_size,
             threads,
             memory,
-            model,
-            preprocess,
-            tokenizer,
+            models,
             loader,
             loading: Vec::new(),
             image_column: used.image,
@@ -177,13 +160,16 @@ impl Plan {
 
     /// The devices as a pipeline file writes them.
     pub fn device_names(&self) -> String {
-        let names: Vec<_> = self.placements.iter().map(Placement::device_name).collect();
+        let placements = &self.models.all[0].placements;
+        let names: Vec<_> = placements.iter().map(Placement::device_name).collect();
         names.join(", ")
     }
 
-    /// The precision as a pipeline file writes it.
-    pub fn precision(&self) -> &'static str {
-        self.placements[0].precision()
+    /// The precision as a pipeline file writes it; where models differ, of each in turn.
+    pub fn precision(&self) -> String {
+        let mut all: Vec<_> = self.models.all.iter().map(PlannedModel::precision).collect();
+        all.dedup();
+        all.join(", ")
     }
 
     /// The devices and the precision, in words.
@@ -196,32 +182,26 @@ impl Plan {
         provenance::made_with(self)
     }
 
-    /// Begins to load the model onto every device, for a run that is sure to need it.
+    /// Begins to load the models onto every device, for a run that is sure to need them.
     pub fn start_loading(&mut self) -> Result<(), Error> {
-        let (towers, threads) = (self.towers(), self.model_threads());
-        let scale = self.preprocess.as_ref().map_or(PixelScale::NONE, Preprocess::scale);
-        let placements = if self.needs_model() { self.placements.clone() } else { Vec::new() };
-        for placement in placements {
-            let model = self.model.clone();
-            let load = move || -> Result<Box<dyn DualEncoder>, Error> {
+        let threads = self.model_threads();
+        let n_devices = match self.needs_model() {
+            true => self.models.all[0].placements.len(),
+            false => 0,
+        };
+        for device in 0..n_devices {
+            let models = self.models.all.clone();
+            let load: LoadModels = Box::new(move || {
                 device::set_threads(threads);
-                Ok(Box::new(model.load(towers, scale, placement)?))
-            };
-            self.loading.push(Loading::start(Box::new(load))?);
+                models.iter().map(|model| model.load(device)).collect()
+            });
+            self.loading.push(Loading::start(load)?);
         }
         Ok(())
     }
 
-    fn towers(&self) -> Towers {
-        Towers {
-            image: self.needs.image_tower,
-            text: self.needs.text_tower,
-            states: self.needs.text_states,
-        }
-    }
-
     fn needs_model(&self) -> bool {
-        self.needs.image_tower || self.needs.text_tower || self.needs.text_states
+        self.models.all.iter().any(|model| model.inputs.towers.any())
     }
 
     /// CPU threads of the model. More than there are cores only wait for one another.
@@ -243,10 +223,10 @@ impl Plan {
                 device::set_threads(threads);
                 loading.wait()
             };
-            Box::new(load) as LoadModel
+            Box::new(load) as LoadModels
         });
         let load_models = load_models.collect();
-        let towers = self.towers();
+        let inputs = self.models.all.iter().map(|model| model.inputs).collect();
         let killers = manifest.killers.clone();
         let journal = match self.image_column {
             Some(_) => Some(self.journal()?),
@@ -265,30 +245,27 @@ impl Plan {
             manifest,
             writes_manifest,
         };
-        let image = self.image_column.zip(self.loader).zip(self.preprocess.clone());
-        let columns = self.caption_columns;
-        let caption = self.tokenizer.map(|tokenizer| CaptionStep {
-            columns,
-            tokenizer,
-            padded: self.needs.text_states,
+        let Models { preprocess, readers, .. } = self.models;
+        let image = self.image_column.zip(self.loader).map(|(column, loader)| ImageStep {
+            column,
+            loader: Box::new(loader),
+            preprocess,
+            sha256: self.needs.image_sha256,
+            journal,
+            killers,
         });
-        let prepare = Prepare {
-            image: image.map(|((column, loader), preprocess)| ImageStep {
-                column,
-                loader: Box::new(loader),
-                preprocess: preprocess.with_phash(self.needs.image_phash),
-                sha256: self.needs.image_sha256,
-                journal,
-                killers,
-            }),
-            stored: self.stored,
-            caption,
-        };
+        let columns = self.caption_columns;
+        let readers = readers.into_iter();
+        let tokenizers: Vec<_> = readers
+            .map(|Reader { tokenizer, padded, .. }| CaptionReader { tokenizer, padded })
+            .collect();
+        let caption = (!tokenizers.is_empty()).then_some(CaptionStep { columns, tokenizers });
+        let prepare = Prepare { image, stored: self.stored, caption };
         Ok(Stages {
             source: Box::new(ParquetSource::new(self.inputs, parts, self.batch_size)),
             prepare,
             load_models,
-            towers,
+            inputs,
             sink: Box::new(sink),
             output,
             threads: self.threads,

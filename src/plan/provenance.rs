@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use parquet::file::metadata::KeyValue;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Plan;
+use super::models::PlannedModel;
 use crate::digest;
 use crate::error::Error;
 use crate::manifest::{MadeWith, Manifest};
@@ -21,7 +22,7 @@ const CUT: [&str; 2] = ["source.parquet.limit", "sink.parquet.rows_per_part"];
 
 /// Everything that the output's values depend on, by name.
 ///
-/// Reads the weights once to digest them.
+/// Reads the weights of every model once to digest them.
 pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
     let mut made_with = MadeWith::new();
     made_with.insert("clipmill".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
@@ -39,34 +40,53 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
     }
     let columns: Vec<_> = plan.columns.iter().map(|column| column.name.as_str()).collect();
     made_with.insert("columns, in order".to_owned(), columns.join(", "));
-    made_with.insert("precision".to_owned(), plan.precision().to_owned());
-    if plan.needs_model() {
-        let weights = plan.model.weights_sha256()?;
+    for model in &plan.models.all {
+        for (what, value) in made_by(plan, model)? {
+            made_with.insert(of_model(plan, model, what), value);
+        }
+    }
+    Ok(made_with)
+}
+
+/// What the values that a model makes depend on. Reads its weights once, where it runs.
+fn made_by(plan: &Plan, model: &PlannedModel) -> Result<Vec<(&'static str, String)>, Error> {
+    let mut made_by = vec![("precision", model.precision().to_owned())];
+    if model.inputs.towers.any() {
+        let weights = model.files.weights_sha256()?;
         if plan.stored.is_some() {
             check_stored(plan, &weights)?;
         }
-        made_with.insert("weights sha256".to_owned(), weights);
+        made_by.push(("weights sha256", weights));
     }
-    if let Some(preprocess) = &plan.preprocess {
-        made_with.insert("preprocessing".to_owned(), preprocess.describe());
+    if let Some(preprocess) = &model.preprocess {
+        made_by.push(("preprocessing", preprocess.describe()));
     }
-    if let Some(tokenizer) = &plan.tokenizer {
-        let digests = tokenizer.files().iter().map(|file| digest::of_file(file));
-        let digests = digests.collect::<Result<Vec<_>, _>>()?;
-        made_with.insert("tokenizer sha256".to_owned(), digests.join(" "));
+    if model.needs.captions {
+        let reader = &plan.models.readers[model.inputs.captions];
+        made_by.push(("tokenizer sha256", reader.sha256.clone()));
     }
-    Ok(made_with)
+    Ok(made_by)
+}
+
+/// The name of something that a model's values depend on: of several models, each has its own.
+fn of_model(plan: &Plan, model: &PlannedModel, what: &str) -> String {
+    match (&model.spec.name, plan.models.all.len()) {
+        (Some(name), 2..) => format!("{what} of {name}"),
+        _ => what.to_owned(),
+    }
 }
 
 /// Makes sure that embeddings that an input brings are not said to be of other weights.
 fn check_stored(plan: &Plan, weights: &str) -> Result<(), Error> {
     for input in &plan.inputs {
-        let Some(other) = input.weights_sha256().filter(|other| other != weights) else { continue };
+        let column = plan.stored.as_ref().map_or("", |stored| stored.column.as_str());
+        let made_by = input.weights_sha256(column);
+        let Some(other) = made_by.filter(|other| other != weights) else { continue };
         let problem = format!(
             "{} was made by other weights (sha256 {other}) than those of {}: its embeddings do \
              not compare with this model's captions",
             input.path.display(),
-            plan.spec.model.dir().display()
+            plan.spec.model.first_dir().display()
         );
         return Err(Error::Setting { key: "image.embedding".into(), problem });
     }
@@ -100,14 +120,18 @@ pub fn part_keys(plan: &Plan, made_with: &MadeWith) -> Vec<String> {
 
 /// The key-value metadata of every part, `clipmill.*`. The input's own comes with each part.
 pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
-    let made_with = |key: &str| manifest.made_with.get(key).cloned();
     let pipeline = effective(plan);
-    let model = json!({
-        "family": "clip",
-        "dir": plan.spec.model.dir(),
-        "weights_sha256": made_with("weights sha256"),
-        "embedding_dim": plan.model.embedding_dim(),
-    });
+    let made_with = |model: &PlannedModel, what: &str| {
+        manifest.made_with.get(&of_model(plan, model, what)).cloned()
+    };
+    let described = |model: &PlannedModel| {
+        json!({
+            "family": model.spec.family.as_str(),
+            "dir": model.spec.dir,
+            "weights_sha256": made_with(model, "weights sha256"),
+            "embedding_dim": model.files.embedding_dim(),
+        })
+    };
     let mut pairs = Vec::new();
     let mut add = |key: &str, value: Option<String>| {
         if value.is_some() {
@@ -116,11 +140,28 @@ pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
     };
     add("version", Some(env!("CARGO_PKG_VERSION").to_owned()));
     add("pipeline", Some(pipeline));
-    add("model", Some(model.to_string()));
-    add("precision", made_with("precision"));
-    add("device", Some(plan.runs_on()));
-    add("preprocessing", made_with("preprocessing"));
-    add("tokenizer_sha256", made_with("tokenizer sha256"));
+    match plan.models.all.as_slice() {
+        [model] => {
+            add("model", Some(described(model).to_string()));
+            add("precision", made_with(model, "precision"));
+            add("device", Some(plan.runs_on()));
+            add("preprocessing", made_with(model, "preprocessing"));
+            add("tokenizer_sha256", made_with(model, "tokenizer sha256"));
+        }
+        several => {
+            let described = several.iter().enumerate().map(|(place, model)| {
+                let mut all = described(model);
+                all["precision"] = json!(made_with(model, "precision"));
+                all["preprocessing"] = json!(made_with(model, "preprocessing"));
+                all["tokenizer_sha256"] = json!(made_with(model, "tokenizer sha256"));
+                let columns = plan.columns.iter().filter(|column| column.is_by(place));
+                all["columns"] = columns.map(|column| column.name.as_str()).collect();
+                (model.spec.name.clone().unwrap_or_default(), all)
+            });
+            add("models", Some(Value::from_iter(described).to_string()));
+            add("device", Some(plan.runs_on()));
+        }
+    }
     pairs
 }
 

@@ -1,5 +1,4 @@
-//! What a pipeline's settings become: the preprocessing, the tokenizer, the loader, the output's
-//! columns; or what is wrong with them.
+//! What a pipeline's settings become: the loader, the output's columns; or what is wrong with them.
 //!
 //! Each function looks at one thing, and reads the model's small files at the most. `Plan::resolve`
 //! puts them together.
@@ -10,15 +9,14 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use super::available_threads;
 use super::input::captions_of;
-use crate::columns::{Column, Lengths, Needs};
+use super::models::{PlannedModel, model_of};
+use crate::columns::{Column, Needs};
 use crate::error::Error;
-use crate::images::{PathLoader, Preprocess};
-use crate::model::clip::ClipFiles;
+use crate::images::PathLoader;
 use crate::source::InputFile;
 use crate::spec::{
     ColumnSpec, ImageSpec, ParquetSinkSpec, ParquetSourceSpec, PipelineSpec, SinkSpec, SourceSpec,
 };
-use crate::text::Tokenizer;
 
 /// What is well-formed and makes no sense.
 pub fn check_settings(spec: &PipelineSpec) -> Result<(), Error> {
@@ -50,31 +48,6 @@ pub fn sink(spec: &PipelineSpec) -> &ParquetSinkSpec {
     sink
 }
 
-pub fn preprocess(spec: &PipelineSpec, model: &ClipFiles) -> Result<Preprocess, Error> {
-    let dir = spec.model.dir();
-    let preprocess = Preprocess::read(dir, &spec.preprocess)?;
-    let (made, wanted) = ((preprocess.height(), preprocess.width()), model.image_size());
-    if made == (wanted, wanted) {
-        return Ok(preprocess);
-    }
-    let problem = format!(
-        "gives images of {}x{}, and config.json's image tower takes {wanted}x{wanted}",
-        made.1, made.0
-    );
-    Err(Error::ModelFile { path: dir.join("preprocessor_config.json"), problem })
-}
-
-pub fn tokenizer(spec: &PipelineSpec, model: &ClipFiles) -> Result<Tokenizer, Error> {
-    let dir = spec.model.dir();
-    let tokenizer = Tokenizer::read(dir, model.context_length(), &spec.caption)?;
-    let (has, takes) = (tokenizer.vocab_size(), model.vocab_size());
-    if has <= takes {
-        return Ok(tokenizer);
-    }
-    let problem = format!("its text tower knows {takes} tokens, and the tokenizer has {has}");
-    Err(Error::ModelFile { path: dir.join("config.json"), problem })
-}
-
 pub fn loader(spec: &PipelineSpec) -> Result<PathLoader, Error> {
     match &spec.image {
         Some(ImageSpec::Path(path)) => PathLoader::open(path, spec.preprocess.max_bytes),
@@ -89,6 +62,10 @@ pub fn loader(spec: &PipelineSpec) -> Result<PathLoader, Error> {
 pub fn needs(spec: &PipelineSpec) -> Result<(Needs, Option<String>), Error> {
     let needs = Needs::of(spec.columns.values().map(|column| column.kind));
     let Some(ImageSpec::Embedding(stored)) = &spec.image else { return Ok((needs, None)) };
+    if spec.model.all().len() > 1 {
+        let problem = "[image.embedding] brings the embeddings of one model: name one alone";
+        return Err(Error::Setting { key: "model".into(), problem: problem.into() });
+    }
     for (name, column) in &spec.columns {
         let own = Needs::of([column.kind]);
         if own.images && !own.image_tower {
@@ -104,7 +81,7 @@ pub fn needs(spec: &PipelineSpec) -> Result<(Needs, Option<String>), Error> {
 /// The declared columns, and `status` and `error_message` after them where they are not declared.
 pub fn columns(
     spec: &PipelineSpec,
-    lengths: Lengths,
+    models: &[PlannedModel],
     captions: &[String],
 ) -> Result<Vec<Column>, Error> {
     let embeddings = sink(spec).embeddings;
@@ -117,7 +94,10 @@ pub fn columns(
         .chain(missing.iter().map(|(name, column)| (*name, column)))
         .map(|(name, column)| {
             let about = captions_of(name, column, captions)?;
-            Ok(Column::new(name, column.kind, embeddings, lengths).about(about, captions))
+            let place = model_of(name, column, &spec.model)?.unwrap_or(0);
+            let model = &models[place];
+            let of_kind = Column::new(name, column.kind, embeddings, model.lengths());
+            Ok(of_kind.by(place, model.inputs.captions).about(about, captions))
         })
         .collect()
 }

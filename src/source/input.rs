@@ -81,11 +81,24 @@ impl InputFile {
         format!("{rows} rows, {bytes} bytes, written {modified} ns, footer sha256 {footer}")
     }
 
-    /// The digest of the weights that made the file's embeddings, where clipmill made it.
-    pub fn weights_sha256(&self) -> Option<String> {
-        let model = self.made_by.iter().find(|pair| pair.key == "clipmill.model")?;
-        let model: serde_json::Value = serde_json::from_str(model.value.as_deref()?).ok()?;
-        Some(model["weights_sha256"].as_str()?.to_owned())
+    /// The digest of the weights that made a column of embeddings, where clipmill made it.
+    pub fn weights_sha256(&self, column: &str) -> Option<String> {
+        Some(self.model_of(column)?["weights_sha256"].as_str()?.to_owned())
+    }
+
+    /// What the file says of the model that made a column, where clipmill made it.
+    pub fn model_of(&self, column: &str) -> Option<serde_json::Value> {
+        let said = |key: &str| -> Option<serde_json::Value> {
+            let pair = self.made_by.iter().find(|pair| pair.key == key)?;
+            serde_json::from_str(pair.value.as_deref()?).ok()
+        };
+        said("clipmill.model").or_else(|| {
+            let models = said("clipmill.models")?;
+            let of = |model: &&serde_json::Value| {
+                model["columns"].as_array().is_some_and(|all| all.iter().any(|name| name == column))
+            };
+            models.as_object()?.values().find(of).cloned()
+        })
     }
 
     /// The file's path, however it was typed.

@@ -8,17 +8,21 @@ use super::ColumnSpec;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeclaredColumn {
     pub kind: ColumnSpec,
+    /// The model that it is about, where there are several.
+    pub model: Option<String>,
     /// The caption column that it is about; the first of the source's where none is named.
     pub caption: Option<String>,
     /// The caption columns that it is compared with.
     pub references: Vec<String>,
 }
 
-/// `{ kind = "...", caption = "...", references = [...] }`
+/// `{ kind = "...", model = "...", caption = "...", references = [...] }`
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
     kind: ColumnSpec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     caption: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -27,7 +31,7 @@ struct Table {
 
 impl From<ColumnSpec> for DeclaredColumn {
     fn from(kind: ColumnSpec) -> Self {
-        Self { kind, caption: None, references: Vec::new() }
+        Self { kind, model: None, caption: None, references: Vec::new() }
     }
 }
 
@@ -36,10 +40,10 @@ impl<'de> Deserialize<'de> for DeclaredColumn {
         use serde::de::Error;
         match toml::Value::deserialize(deserializer)? {
             toml::Value::Table(table) => {
-                let Table { kind, caption, references } = table
+                let Table { kind, model, caption, references } = table
                     .try_into()
                     .map_err(|error: toml::de::Error| D::Error::custom(error.message()))?;
-                Ok(Self { kind, caption, references })
+                Ok(Self { kind, model, caption, references })
             }
             word => {
                 let kind = word.try_into::<ColumnSpec>();
@@ -51,11 +55,11 @@ impl<'de> Deserialize<'de> for DeclaredColumn {
 
 impl Serialize for DeclaredColumn {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.caption.is_none() && self.references.is_empty() {
+        if self.model.is_none() && self.caption.is_none() && self.references.is_empty() {
             return self.kind.serialize(serializer);
         }
-        let (kind, caption) = (self.kind, self.caption.clone());
-        Table { kind, caption, references: self.references.clone() }.serialize(serializer)
+        let Self { kind, model, caption, references } = self.clone();
+        Table { kind, model, caption, references }.serialize(serializer)
     }
 }
 

@@ -9,6 +9,7 @@ mod dedup;
 pub mod filter;
 mod label;
 pub mod layers;
+mod models;
 mod report;
 mod search;
 mod values;
@@ -25,6 +26,7 @@ pub use cluster::{
 pub use declared::{DeclaredColumn, Names};
 pub use dedup::{DedupSpec, default_distance, default_threshold};
 pub use label::{LabelSpec, default_labels, label_names};
+pub use models::{Family, ModelSpec, ModelsSpec};
 pub use report::ReportSpec;
 pub use search::{SearchSpec, default_hits};
 pub use values::{DeviceSpec, MaxFailed};
@@ -43,7 +45,7 @@ pub struct PipelineSpec {
     pub preprocess: PreprocessSpec,
     #[serde(default)]
     pub caption: CaptionSpec,
-    pub model: ModelSpec,
+    pub model: ModelsSpec,
     /// Output column name -> how it is filled, in output order.
     pub columns: IndexMap<String, DeclaredColumn>,
     pub sink: SinkSpec,
@@ -181,39 +183,6 @@ pub enum SpecialTokensSpec {
     Control,
 }
 
-/// `[model.FAMILY]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ModelSpec {
-    Clip(ClipSpec),
-}
-
-impl ModelSpec {
-    /// The precision that the pipeline asks for.
-    pub fn precision(&self) -> PrecisionSpec {
-        match self {
-            ModelSpec::Clip(clip) => clip.precision,
-        }
-    }
-
-    /// The model's folder.
-    pub fn dir(&self) -> &std::path::Path {
-        match self {
-            ModelSpec::Clip(clip) => &clip.dir,
-        }
-    }
-}
-
-/// `[model.clip]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClipSpec {
-    /// A Hugging Face `CLIPModel` folder.
-    pub dir: PathBuf,
-    #[serde(default)]
-    pub precision: PrecisionSpec,
-}
-
 /// `precision = ...`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -300,6 +269,18 @@ impl ColumnSpec {
     pub const fn is_score(self) -> bool {
         use ColumnSpec::*;
         matches!(self, Cosine | ClipScore | RefClipScore | BestCosine)
+    }
+
+    /// Whether the column is about a model, which may be named.
+    pub const fn is_of_a_model(self) -> bool {
+        use ColumnSpec::*;
+        match self {
+            ImageEmbedding | TextEmbedding | TextHiddenState | Cosine | ClipScore
+            | RefClipScore | CaptionCosine | BestCaption | BestCaptionColumn | BestCosine
+            | CaptionTokens | CaptionTruncated => true,
+            Status | ErrorMessage | ImageWidth | ImageHeight | ImageFormat | ImageSha256
+            | ImagePhash => false,
+        }
     }
 
     /// Whether the column is about one caption, which may be named.

@@ -88,6 +88,11 @@ impl Table {
         self.files[0].made_by.iter().find(|pair| is(&pair.key))?.value.as_deref()
     }
 
+    /// What the first file says of the model that made a column.
+    pub fn model_of(&self, column: &str) -> Option<serde_json::Value> {
+        self.files[0].model_of(column)
+    }
+
     /// The pipeline that made it, as it says; empty where it says nothing.
     pub fn pipeline(&self) -> toml::Table {
         self.made_by("pipeline").and_then(|text| text.parse().ok()).unwrap_or_default()

@@ -1,0 +1,207 @@
+//! The models of a plan: opened, checked against each other, and what each of them is given.
+//!
+//! Models that want the same pixels share them, and those that read text alike share its tokens:
+//! an image is decoded once for all, and resized once for each way. No weights are read here.
+
+use std::sync::Arc;
+
+use crate::batch::PixelScale;
+use crate::columns::{Lengths, Needs};
+use crate::digest;
+use crate::encode::Inputs;
+use crate::error::Error;
+use crate::images::Preprocess;
+use crate::model::clip::ClipFiles;
+use crate::model::device::{self, Placement};
+use crate::model::{DualEncoder, Towers};
+use crate::spec::{DeclaredColumn, ModelSpec, ModelsSpec, PipelineSpec};
+use crate::text::Tokenizer;
+
+/// One model of a plan.
+#[derive(Clone)]
+pub struct PlannedModel {
+    pub spec: ModelSpec,
+    pub files: Arc<ClipFiles>,
+    /// The work that the columns ask of it.
+    pub needs: Needs,
+    /// One a device.
+    pub placements: Vec<Placement>,
+    pub inputs: Inputs,
+    /// How it wants its pixels, where it looks at any.
+    pub preprocess: Option<Preprocess>,
+}
+
+impl PlannedModel {
+    pub fn lengths(&self) -> Lengths {
+        Lengths {
+            embedding: self.files.embedding_dim(),
+            context: self.files.context_length(),
+            text_width: self.files.text_width(),
+        }
+    }
+
+    /// Loads it onto the device of that index.
+    pub fn load(&self, device: usize) -> Result<Box<dyn DualEncoder>, Error> {
+        let scale = self.preprocess.as_ref().map_or(PixelScale::NONE, Preprocess::scale);
+        let model = self.files.load(self.inputs.towers, scale, self.placements[device])?;
+        Ok(Box::new(model))
+    }
+
+    /// The precision as a pipeline file writes it.
+    pub fn precision(&self) -> &'static str {
+        self.placements[0].precision()
+    }
+}
+
+/// What the models of a plan are and share.
+pub struct Models {
+    /// At least one, in the pipeline's order.
+    pub all: Vec<PlannedModel>,
+    /// The ways in which they want pixels; none where no column needs images.
+    pub preprocess: Vec<Preprocess>,
+    /// The ways in which they read text; none where no column needs captions.
+    pub readers: Vec<Reader>,
+}
+
+/// A way to read text.
+pub struct Reader {
+    pub tokenizer: Tokenizer,
+    /// Of the files that it was read from, one after the other.
+    pub sha256: String,
+    /// Whether captions are wanted filled up to the context too.
+    pub padded: bool,
+}
+
+impl Models {
+    /// Opens every model and finds what they share. `needs` is the plan's: where it has the image
+    /// tower's work done already, no model does it.
+    pub fn resolve(spec: &PipelineSpec, needs: Needs) -> Result<Self, Error> {
+        let specs = spec.model.all();
+        let mut of_model = vec![Vec::new(); specs.len()];
+        for (name, column) in &spec.columns {
+            if let Some(model) = model_of(name, column, &spec.model)? {
+                of_model[model].push(column.kind);
+            }
+        }
+        let mut models = Self { all: Vec::new(), preprocess: Vec::new(), readers: Vec::new() };
+        for (model, kinds) in specs.iter().zip(of_model) {
+            let own = Needs::of(kinds);
+            let own = Needs { image_tower: own.image_tower && needs.image_tower, ..own };
+            models.add(spec, model, own)?;
+        }
+        if needs.images && models.preprocess.is_empty() {
+            // What images are is asked, and no model looks at them: any way will do.
+            let first = &mut models.all[0];
+            let any = preprocess(spec, &first.spec, &first.files)?;
+            first.preprocess = Some(any.clone());
+            models.preprocess.push(any);
+        }
+        Ok(models)
+    }
+
+    fn add(&mut self, spec: &PipelineSpec, model: &ModelSpec, needs: Needs) -> Result<(), Error> {
+        let files = Arc::new(ClipFiles::open(&model.dir)?);
+        let placements = device::resolve(spec.run.device, model.precision)?.placements();
+        let towers =
+            Towers { image: needs.image_tower, text: needs.text_tower, states: needs.text_states };
+        let looks = needs.image_tower.then(|| preprocess(spec, model, &files)).transpose()?;
+        let mut pixels = 0;
+        if let Some(wanted) = &looks {
+            let alike = |form: &Preprocess| form.same_pixels(wanted);
+            pixels = self.preprocess.iter().position(alike).unwrap_or(self.preprocess.len());
+            if pixels == self.preprocess.len() {
+                self.preprocess.push(wanted.clone());
+            }
+        }
+        let mut captions = 0;
+        if needs.captions {
+            let wanted = reader(spec, model, (&files, needs.text_states))?;
+            let context = |reader: &Reader| reader.tokenizer.context_length();
+            let alike = |reader: &Reader| {
+                (&reader.sha256, context(reader)) == (&wanted.sha256, context(&wanted))
+            };
+            captions = self.readers.iter().position(alike).unwrap_or(self.readers.len());
+            match self.readers.get_mut(captions) {
+                Some(shared) => shared.padded |= wanted.padded,
+                None => self.readers.push(wanted),
+            }
+        }
+        let (spec, inputs) = (model.clone(), Inputs { towers, pixels, captions });
+        self.all.push(PlannedModel { spec, files, needs, placements, inputs, preprocess: looks });
+        Ok(())
+    }
+}
+
+/// The model that a declared column is about: its place among the pipeline's.
+///
+/// # Errors
+/// `Setting` where several could be meant, where none has that name, or where the column is about
+/// no model.
+pub fn model_of(
+    name: &str,
+    column: &DeclaredColumn,
+    models: &ModelsSpec,
+) -> Result<Option<usize>, Error> {
+    let wrong = |problem: String| Error::Setting { key: format!("columns.{name}"), problem };
+    let kind = column.kind.as_str();
+    let names =
+        || -> Vec<&str> { models.all().iter().filter_map(|model| model.name.as_deref()).collect() };
+    match (&column.model, models.all()) {
+        (Some(_), _) if !column.kind.is_of_a_model() => {
+            Err(wrong(format!("{kind} is about no model")))
+        }
+        (None, _) if !column.kind.is_of_a_model() => Ok(None),
+        (None, [_]) => Ok(Some(0)),
+        (None, _) => Err(wrong(format!(
+            "{kind} could be of any of the models {}: write {{ kind = \"{kind}\", model = \"{}\" }}",
+            names().join(", "),
+            names()[0],
+        ))),
+        (Some(wanted), all) => {
+            let place = all.iter().position(|model| model.name.as_ref() == Some(wanted));
+            place.map(Some).ok_or_else(|| {
+                wrong(match names().as_slice() {
+                    [] => format!(
+                        "the pipeline's one model has no name: leave out model = \"{wanted}\""
+                    ),
+                    names => {
+                        format!("no model is named \"{wanted}\": there is {}", names.join(", "))
+                    }
+                })
+            })
+        }
+    }
+}
+
+fn preprocess(
+    spec: &PipelineSpec,
+    model: &ModelSpec,
+    files: &ClipFiles,
+) -> Result<Preprocess, Error> {
+    let preprocess = Preprocess::read(&model.dir, &spec.preprocess)?;
+    let (made, wanted) = ((preprocess.height(), preprocess.width()), files.image_size());
+    if made == (wanted, wanted) {
+        return Ok(preprocess);
+    }
+    let problem = format!(
+        "gives images of {}x{}, and config.json's image tower takes {wanted}x{wanted}",
+        made.1, made.0
+    );
+    Err(Error::ModelFile { path: model.dir.join("preprocessor_config.json"), problem })
+}
+
+fn reader(
+    spec: &PipelineSpec,
+    model: &ModelSpec,
+    (files, padded): (&ClipFiles, bool),
+) -> Result<Reader, Error> {
+    let tokenizer = Tokenizer::read(&model.dir, files.context_length(), &spec.caption)?;
+    let (has, takes) = (tokenizer.vocab_size(), files.vocab_size());
+    if has > takes {
+        let problem = format!("its text tower knows {takes} tokens, and the tokenizer has {has}");
+        return Err(Error::ModelFile { path: model.dir.join("config.json"), problem });
+    }
+    let digests = tokenizer.files().iter().map(|file| digest::of_file(file));
+    let sha256 = digests.collect::<Result<Vec<_>, _>>()?.join(" ");
+    Ok(Reader { tokenizer, sha256, padded })
+}

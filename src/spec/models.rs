@@ -1,0 +1,246 @@
+//! `[model.FAMILY]` and `[model.FAMILY.NAME]`: the models of a pipeline.
+//!
+//! One model needs no name. Several have one each, by which columns say whose they are. Whether
+//! the folders hold such models is found by `plan`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::PrecisionSpec;
+
+/// A family of models: how their folders are laid out and what their weights mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// transformers' `CLIPModel`.
+    Clip,
+}
+
+impl Family {
+    /// The word in the pipeline file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Family::Clip => "clip",
+        }
+    }
+}
+
+/// One model of a pipeline.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    /// By which columns name it; a pipeline's only model may have none.
+    pub name: Option<String>,
+    pub family: Family,
+    /// The model's folder.
+    pub dir: PathBuf,
+    pub precision: PrecisionSpec,
+}
+
+impl ModelSpec {
+    /// Where the pipeline file has it: `model.clip`, `model.clip.b32`.
+    pub fn key(&self) -> String {
+        let name = self.name.iter().map(|name| format!(".{name}"));
+        format!("model.{}{}", self.family.as_str(), name.collect::<String>())
+    }
+}
+
+/// `[model]`: at least one, each name once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelsSpec(Vec<ModelSpec>);
+
+impl ModelsSpec {
+    /// In the order of the file.
+    pub fn all(&self) -> &[ModelSpec] {
+        &self.0
+    }
+
+    /// The folder of the first, where images that may kill the process are tried.
+    pub fn first_dir(&self) -> &Path {
+        &self.0[0].dir
+    }
+}
+
+/// The settings of a model.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[serde(expecting = "a section of a model's own: its settings are `dir` and `precision`")]
+struct Settings {
+    dir: PathBuf,
+    #[serde(default)]
+    precision: PrecisionSpec,
+}
+
+impl Settings {
+    fn of(model: &ModelSpec) -> Self {
+        Self { dir: model.dir.clone(), precision: model.precision }
+    }
+}
+
+/// `[model.FAMILY]`: one model, or one a name.
+struct OfFamily(Vec<(Option<String>, Settings)>);
+
+impl<'de> Deserialize<'de> for OfFamily {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Models;
+        impl<'de> Visitor<'de> for Models {
+            type Value = OfFamily;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a model's settings, or named sections of them")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OfFamily, A::Error> {
+                let (mut dir, mut precision, mut named) = (None, None, Vec::new());
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "dir" => dir = Some(map.next_value()?),
+                        "precision" => precision = Some(map.next_value()?),
+                        _ => named.push((Some(key), map.next_value()?)),
+                    }
+                }
+                match (dir, precision) {
+                    (None, None) if !named.is_empty() => Ok(OfFamily(named)),
+                    (None, _) => Err(A::Error::missing_field("dir")),
+                    (Some(_), _) if !named.is_empty() => {
+                        let name = named[0].0.as_deref().unwrap_or_default();
+                        Err(A::Error::custom(format!(
+                            "the model beside \"{name}\" has no name: give each of several models \
+                             a section such as [model.clip.b32]"
+                        )))
+                    }
+                    (Some(dir), precision) => {
+                        let precision = precision.unwrap_or_default();
+                        Ok(OfFamily(vec![(None, Settings { dir, precision })]))
+                    }
+                }
+            }
+        }
+        deserializer.deserialize_map(Models)
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelsSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Families;
+        impl<'de> Visitor<'de> for Families {
+            type Value = ModelsSpec;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a section for a model, such as [model.clip]")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ModelsSpec, A::Error> {
+                let mut models = Vec::new();
+                while let Some(family) = map.next_key::<Family>()? {
+                    for (name, Settings { dir, precision }) in map.next_value::<OfFamily>()?.0 {
+                        models.push(ModelSpec { name, family, dir, precision });
+                    }
+                }
+                ModelsSpec::new(models).map_err(A::Error::custom)
+            }
+        }
+        deserializer.deserialize_map(Families)
+    }
+}
+
+impl ModelsSpec {
+    fn new(models: Vec<ModelSpec>) -> Result<Self, String> {
+        if models.is_empty() {
+            return Err("needs a model, such as [model.clip]".into());
+        }
+        if models.len() > 1
+            && let Some(nameless) = models.iter().find(|model| model.name.is_none())
+        {
+            let key = nameless.key();
+            return Err(format!(
+                "[{key}] has no name: with several models each has one, [{key}.a]"
+            ));
+        }
+        for (index, model) in models.iter().enumerate() {
+            if models[..index].iter().any(|other| other.name == model.name) {
+                let name = model.name.as_deref().unwrap_or_default();
+                return Err(format!(
+                    "\"{name}\" is the name of two models: columns could mean either"
+                ));
+            }
+        }
+        Ok(Self(models))
+    }
+}
+
+impl Serialize for ModelsSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut families: Vec<Family> = self.0.iter().map(|model| model.family).collect();
+        families.dedup();
+        let mut map = serializer.serialize_map(Some(families.len()))?;
+        for family in families {
+            let of_family: Vec<_> = self.0.iter().filter(|model| model.family == family).collect();
+            match of_family.as_slice() {
+                [model] if model.name.is_none() => {
+                    map.serialize_entry(&family, &Settings::of(model))?;
+                }
+                named => map.serialize_entry(&family, &Named(named))?,
+            }
+        }
+        map.end()
+    }
+}
+
+struct Named<'a>(&'a [&'a ModelSpec]);
+
+impl Serialize for Named<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let of = |model: &&ModelSpec| (model.name.clone(), Settings::of(model));
+        serializer.collect_map(self.0.iter().map(of))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct File {
+        model: ModelsSpec,
+    }
+
+    fn read(text: &str) -> Result<File, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_model_needs_no_name_and_several_have_one_each() {
+        let one = "[model.clip]\ndir = \"a\"\nprecision = \"f32\"\n";
+        let several = "[model.clip.b32]\ndir = \"a\"\nprecision = \"auto\"\n\n\
+                       [model.clip.l14]\ndir = \"b\"\nprecision = \"bf16\"\n";
+        for text in [one, several] {
+            let file = read(text).expect("models");
+            assert_eq!(toml::to_string(&file).expect("it is written"), text);
+        }
+        let keys = |text| -> Vec<String> {
+            read(text).expect("models").model.all().iter().map(ModelSpec::key).collect()
+        };
+        assert_eq!(keys(one), ["model.clip"]);
+        assert_eq!(keys(several), ["model.clip.b32", "model.clip.l14"]);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            ("model = {}", "needs a model"),
+            ("[model.clap]\ndir = \"a\"", "unknown variant `clap`"),
+            ("[model.clip]\nprecision = \"f32\"", "missing field `dir`"),
+            ("[model.clip]\ndir = \"a\"\nprecison = \"f32\"", "its settings are `dir` and"),
+            ("[model.clip.b32]\ndri = \"a\"", "unknown field `dri`"),
+            ("[model.clip]\ndir = \"a\"\n[model.clip.b]\ndir = \"b\"", "beside \"b\" has no name"),
+        ];
+        for (text, wanted) in cases {
+            let problem = read(text).expect_err(text);
+            assert!(problem.contains(wanted), "{text}: {problem}");
+        }
+    }
+}
