@@ -30,7 +30,7 @@ use crate::columns::{Column, Lengths, Needs};
 use crate::crash::{Journal, RowId};
 use crate::error::{self, Error};
 use crate::files;
-use crate::images::{PathLoader, Preprocess};
+use crate::images::{ImageLoader, Preprocess};
 use crate::manifest::{MadeWith, Manifest};
 use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
@@ -75,7 +75,7 @@ pub struct Plan {
     pub model: Arc<ClipFiles>,
     preprocess: Option<Preprocess>,
     tokenizer: Option<Tokenizer>,
-    loader: Option<PathLoader>,
+    loader: Option<Box<dyn ImageLoader>>,
     /// One a device, once it has begun.
     loading: Vec<Loading>,
     /// The input columns that are used.
@@ -275,7 +275,7 @@ impl Plan {
         let prepare = Prepare {
             image: image.map(|((column, loader), preprocess)| ImageStep {
                 column,
-                loader: Box::new(loader),
+                loader,
                 preprocess: preprocess.with_phash(self.needs.image_phash),
                 sha256: self.needs.image_sha256,
                 journal,

@@ -11,6 +11,7 @@ mod label;
 pub mod layers;
 mod report;
 mod search;
+mod url;
 mod values;
 
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
@@ -27,6 +28,7 @@ pub use dedup::{DedupSpec, default_distance, default_threshold};
 pub use label::{LabelSpec, default_labels, label_names};
 pub use report::ReportSpec;
 pub use search::{SearchSpec, default_hits};
+pub use url::{ImageUrlSpec, UrlScheme};
 pub use values::{DeviceSpec, MaxFailed};
 
 /// A pipeline file (TOML).
@@ -102,6 +104,7 @@ pub struct ParquetSourceSpec {
 #[serde(rename_all = "snake_case")]
 pub enum ImageSpec {
     Path(ImagePathSpec),
+    Url(ImageUrlSpec),
     Embedding(StoredEmbeddingSpec),
 }
 
