@@ -37,7 +37,8 @@ Exit codes:
   2    bad usage or pipeline file
   3    finished, but more rows failed than --max-failed allows
   73   another process writes to the output folder
-  75   the system refused for now (disk full, I/O error): the same command later goes on
+  75   the system refused for now (disk full, I/O error, a host that is away): the same command
+       later goes on
   130  interrupted (143 by SIGTERM): the same command goes on
 
 Start here:

@@ -157,6 +157,21 @@ pub enum Error {
     #[error("decoding the image of row {row} of {} takes more than {seconds} s (run.decode_timeout): the same command goes on, and first tries that image in a process of its own", path.display())]
     DecoderHangs { path: PathBuf, row: u64, seconds: u32 },
 
+    /// A host, or all of them, have stopped answering.
+    #[error(
+        "{host} has given no image and no refusal {in_a_row} times in a row, the last: {last}: complete parts are kept, and the same command goes on when it is well again; image.url.outage = 0 writes such rows down as image_unreachable instead"
+    )]
+    Outage { host: String, in_a_row: usize, last: String },
+
+    /// What requests are made with cannot be made ready.
+    #[error(
+        "could not get ready for the network: install the system's certificates (ca-certificates), or name a file of them in SSL_CERT_FILE"
+    )]
+    Network {
+        #[source]
+        source: Cause,
+    },
+
     /// `on_row_error = "fail"` met a bad row.
     #[error("row {row} of {}: {status}: {message} (on_row_error is \"fail\"; \"keep\" writes it as data)", path.display())]
     Row { path: PathBuf, row: u64, status: RowStatus, message: String },
@@ -185,7 +200,8 @@ pub enum Error {
 impl Error {
     /// The process's exit status, which is API: 1 failed, 2 bad usage or pipeline file,
     /// 3 finished but more rows failed than allowed, 73 another process writes the output, 75 the
-    /// system refused for now (disk full, I/O error: the same command later goes on), 130 or 143
+    /// system refused for now (disk full, I/O error, a host that is away: the same command later
+    /// goes on), 130 or 143
     /// interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -205,7 +221,7 @@ impl Error {
             Error::TooManyFailed { .. } => 3,
             Error::Interrupted { signal, .. } => 128 + *signal as u8,
             Error::Locked { .. } => 73,
-            Error::DecoderHangs { .. } => 75,
+            Error::DecoderHangs { .. } | Error::Outage { .. } => 75,
             Error::Io { source, .. } | Error::Thread { source, .. } if passes(source) => 75,
             Error::Parquet { source, .. } | Error::Table { source, .. } if cause_passes(source) => {
                 75
@@ -225,6 +241,7 @@ impl Error {
             | Error::Torch { .. }
             | Error::Arrow { .. }
             | Error::Table { .. }
+            | Error::Network { .. }
             | Error::Row { .. }
             | Error::StagePanicked { .. }
             | Error::Thread { .. } => 1,
@@ -311,10 +328,17 @@ pub enum RowStatus {
     Ok,
     /// The image column is null or an empty string.
     ImagePathMissing,
-    /// The path names nothing.
+    /// The text is no URL.
+    ImageUrlInvalid,
+    /// The path or URL names nothing.
     ImageMissing,
-    /// The path leaves the root, or names something that is not a regular file.
+    /// The path leaves the root, or names something that is not a regular file; the URL's scheme,
+    /// host or address is not allowed.
     ImageRefused,
+    /// The server answered with something else than an image, and will again.
+    ImageHttpError,
+    /// The server gave no answer, or one that may pass, in all tries.
+    ImageUnreachable,
     /// The file is there and could not be read.
     ImageUnreadable,
     /// The file, its sides or its pixel count are over the limits.
@@ -341,11 +365,14 @@ pub enum RowStatus {
 
 impl RowStatus {
     /// Every status, in the order in which reports list them.
-    pub const ALL: [RowStatus; 15] = [
+    pub const ALL: [RowStatus; 18] = [
         RowStatus::Ok,
         RowStatus::ImagePathMissing,
+        RowStatus::ImageUrlInvalid,
         RowStatus::ImageMissing,
         RowStatus::ImageRefused,
+        RowStatus::ImageHttpError,
+        RowStatus::ImageUnreachable,
         RowStatus::ImageUnreadable,
         RowStatus::ImageTooLarge,
         RowStatus::ImageTruncated,
@@ -364,8 +391,11 @@ impl RowStatus {
         match self {
             RowStatus::Ok => "ok",
             RowStatus::ImagePathMissing => "image_path_missing",
+            RowStatus::ImageUrlInvalid => "image_url_invalid",
             RowStatus::ImageMissing => "image_missing",
             RowStatus::ImageRefused => "image_refused",
+            RowStatus::ImageHttpError => "image_http_error",
+            RowStatus::ImageUnreachable => "image_unreachable",
             RowStatus::ImageUnreadable => "image_unreadable",
             RowStatus::ImageTooLarge => "image_too_large",
             RowStatus::ImageTruncated => "image_truncated",

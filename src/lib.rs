@@ -30,6 +30,8 @@
 //! once: an image that several name is decoded once, equal pixels and equal captions are encoded
 //! once. What models share is done once too: a batch has its pixels in each form that some model
 //! wants, and its captions as each tokenizer reads them.
+//! once. Images that are waited for (URLs) are announced some batches before they are loaded, and
+//! fetched meanwhile, so many at once and within a budget of bytes.
 //!
 //! Devices take batches from one queue and are given the next one before the results of the last
 //! are read; each batch brings the slot in which the writer waits for it, so rows keep their order
@@ -81,7 +83,7 @@
 //! | [`spec`] | the pipeline file field for field; `layers`: file + command line | `error` |
 //! | [`batch`] | what travels between the stages | `error` |
 //! | [`source`] | `Source`: rows in, part by part | `error batch contain digest travel` |
-//! | [`images`] | `ImageLoader`, decoding within limits, Pillow's resampling, `Preprocess` | `error spec batch contain regular` |
+//! | [`images`] | `ImageLoader` (paths; URLs, by `net`), decoding within limits, Pillow's resampling, `Preprocess` | `error spec batch contain regular` |
 //! | [`text`] | `Tokenizer`: captions to ids | `error spec batch regular` |
 //! | [`model`] | `DualEncoder`; weights, device; `clip` | `error spec batch digest regular` |
 //! | [`score`] | formulas | |
@@ -105,7 +107,7 @@
 //!
 //! | to add | edit | proof |
 //! |---|---|---|
-//! | an image source | `images/load.rs` + a [`spec::ImageSpec`] variant | a row in `bad_rows_are_kept_with_their_status` of `tests/failures.rs` |
+//! | an image source | `images/load.rs`, `images/load/` + a [`spec::ImageSpec`] variant | a row in `bad_rows_are_kept_with_their_status` of `tests/failures.rs` |
 //! | a model family | `model/<family>/` + a [`spec::ModelSpec`] variant | an oracle test like `tests/towers.rs` |
 //! | a score column | `score.rs` + a [`spec::ColumnSpec`] variant | a hand-computed unit test, a README row |
 //! | a pipeline | copy a TOML in `pipelines/` | `tests/pipelines.rs` walks the folder |

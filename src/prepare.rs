@@ -69,6 +69,20 @@ pub struct Prepare {
 }
 
 impl Prepare {
+    /// How many rows should be announced before the first of them is applied.
+    pub fn ahead(&self) -> usize {
+        self.image.as_ref().map_or(0, |step| step.loader.ahead())
+    }
+
+    /// Begins to get the images of a batch that will be applied later.
+    pub fn announce(&self, batch: &RowBatch) -> Result<(), Error> {
+        if let Some(step) = &self.image {
+            let column = step.loader.bind(named(&batch.rows, &step.column))?;
+            step.loader.announce(&column);
+        }
+        Ok(())
+    }
+
     /// Decodes, resizes and tokenizes on rayon's current pool.
     pub fn apply(&self, batch: RowBatch) -> Result<PreparedBatch, Error> {
         let n_rows = batch.rows.num_rows();

@@ -12,12 +12,15 @@
 //! It knows the stages' traits and the manifest, not what is behind them. A part is published only
 //! when all its rows came through; a channel that closed early is never a success.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError, TryLockError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
 
 use crate::batch::{EncodedBatch, PreparedBatch, RowBatch};
 use crate::encode::{InFlight, Inputs, submit};
@@ -237,7 +240,8 @@ fn prepare_stage(
             stage: "prepare",
             source: std::io::Error::other(error),
         })?;
-    for batch in rows {
+    let mut ahead = Ahead { rows, prepare, announced: VecDeque::new() };
+    while let Some(batch) = ahead.next()? {
         if !wanted() {
             break;
         }
@@ -249,6 +253,45 @@ fn prepare_stage(
         }
     }
     Ok(())
+}
+
+/// The rows that were read, some of them announced before they are wanted: their images are on
+/// their way while those of earlier batches are decoded.
+struct Ahead<'a> {
+    rows: &'a Receiver<RowBatch>,
+    prepare: &'a Prepare,
+    announced: VecDeque<RowBatch>,
+}
+
+/// What rows may take that were announced, in bytes; one batch may be more.
+const AHEAD_BYTES: usize = 128 << 20;
+
+impl Ahead<'_> {
+    /// The next batch, or `None` after the last.
+    fn next(&mut self) -> Result<Option<RowBatch>, Error> {
+        if self.announced.is_empty() {
+            let Ok(batch) = self.rows.recv() else { return Ok(None) };
+            self.announce(batch)?;
+        }
+        while self.has_room() {
+            let Ok(batch) = self.rows.try_recv() else { break };
+            self.announce(batch)?;
+        }
+        Ok(self.announced.pop_front())
+    }
+
+    fn announce(&mut self, batch: RowBatch) -> Result<(), Error> {
+        self.prepare.announce(&batch)?;
+        self.announced.push_back(batch);
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        let rows = || self.announced.iter().map(|batch| &batch.rows);
+        // The first is about to be applied.
+        rows().skip(1).map(RecordBatch::num_rows).sum::<usize>() < self.prepare.ahead()
+            && rows().map(RecordBatch::get_array_memory_size).sum::<usize>() < AHEAD_BYTES
+    }
 }
 
 fn encode_stage(

@@ -1,8 +1,10 @@
-//! From a row's image column to the encoded bytes: opens what the column names.
+//! From a row's image column to the encoded bytes: opens what the column names. URLs are `load/url`.
 //!
 //! A path comes from data, so it is not trusted: it is resolved beneath the root by the kernel,
 //! opened without waiting for whoever is at the other end of a FIFO, and read up to a limit.
 //! What the bytes are is found by `decode`.
+
+mod url;
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -15,6 +17,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
 use rustix::fs::OFlags;
 
+pub use self::url::UrlLoader;
 use crate::error::{Error, RowError, RowStatus, passes};
 use crate::spec::ImagePathSpec;
 
@@ -30,12 +33,23 @@ pub trait ImageLoader: Send + Sync {
     /// the same image, which is then loaded and decoded once.
     fn name<'a>(&self, column: &'a dyn Array, row: usize) -> Option<&'a [u8]>;
 
+    /// Begins to get what a column that `bind` gave names, where that takes waiting: each row's image
+    /// will be loaded, later. Returns at once.
+    fn announce(&self, _column: &dyn Array) {}
+
+    /// How many rows should be announced before the first of them is loaded; 0 where `announce`
+    /// does nothing.
+    fn ahead(&self) -> usize {
+        0
+    }
+
     /// The bytes of the image of `row` of a column that `bind` gave.
     ///
     /// # Errors
     /// Of the row: `image_path_missing`, `image_missing`, `image_refused`, `image_unreadable` or
-    /// `image_too_large`. Of the machine, which would be every row's: no more open files, a
-    /// network file system that is away.
+    /// `image_too_large`; of a URL's also `image_url_invalid`, `image_http_error` or
+    /// `image_unreachable`. Of the machine, which would be every row's: no more open files, a
+    /// network file system or a host that is away.
     fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, LoadError>;
 }
 
@@ -143,14 +157,7 @@ impl PathLoader {
 
 impl ImageLoader for PathLoader {
     fn bind(&self, column: &ArrayRef) -> Result<ArrayRef, Error> {
-        let refused =
-            |problem: String| Error::Setting { key: "source.parquet.image".to_owned(), problem };
-        if !is_text(column.data_type()) {
-            let problem = format!("the column is {}; paths are strings", column.data_type());
-            return Err(refused(problem));
-        }
-        arrow::compute::cast(column, &DataType::BinaryView)
-            .map_err(|error| refused(error.to_string()))
+        as_bytes(column, "paths")
     }
 
     fn name<'a>(&self, column: &'a dyn Array, row: usize) -> Option<&'a [u8]> {
@@ -169,7 +176,18 @@ impl ImageLoader for PathLoader {
     }
 }
 
-/// Whether a column of that type holds paths: strings, a dictionary of them, or nulls alone.
+/// A column of strings as their bytes. `what` they are is for the message.
+fn as_bytes(column: &ArrayRef, what: &str) -> Result<ArrayRef, Error> {
+    let refused =
+        |problem: String| Error::Setting { key: "source.parquet.image".to_owned(), problem };
+    if !is_text(column.data_type()) {
+        let problem = format!("the column is {}; {what} are strings", column.data_type());
+        return Err(refused(problem));
+    }
+    arrow::compute::cast(column, &DataType::BinaryView).map_err(|error| refused(error.to_string()))
+}
+
+/// Whether a column of that type holds paths or URLs: strings, a dictionary of them, or nulls alone.
 fn is_text(kind: &DataType) -> bool {
     match kind {
         // Strings travel as bytes, and a path may be any.

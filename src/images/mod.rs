@@ -12,12 +12,14 @@ mod budget;
 pub mod decode;
 mod jpeg_out;
 pub mod load;
+pub mod net;
 mod phash;
 pub mod preprocess;
 pub mod resize;
 pub mod thumbnail;
 
 pub use decode::DECODER_BYTES_A_PIXEL;
-pub use load::{ImageLoader, LoadError, PathLoader};
+pub use load::{ImageLoader, LoadError, PathLoader, UrlLoader};
+pub use net::FETCHED_BYTES;
 pub use phash::phash;
 pub use preprocess::Preprocess;

@@ -5,11 +5,11 @@
 use serde::Serialize;
 
 use super::models::Models;
-use crate::images::{DECODER_BYTES_A_PIXEL, Preprocess};
+use crate::images::{DECODER_BYTES_A_PIXEL, FETCHED_BYTES, Preprocess};
 use crate::model::device::Placement;
 use crate::run::QUEUE;
 use crate::sink::ROW_GROUP_BYTES;
-use crate::spec::PipelineSpec;
+use crate::spec::{ImageSpec, PipelineSpec};
 
 /// Batches with pixels that exist at once: one being prepared and those in the channel, and for
 /// each device one being submitted; on CUDA, of each device one more on its way into pinned memory
@@ -37,7 +37,7 @@ pub struct Memory {
     /// Preprocessed images that wait or are being encoded.
     pub pixels: u64,
     /// The most that decoding can take: the budget, or one image of `max_pixels` if that is more;
-    /// and the file that each thread reads.
+    /// and the file that each thread reads; what was fetched and waits for it.
     pub decoding: u64,
     /// Column pages of the row group that is being written, and of the one being compressed.
     pub writing: u64,
@@ -53,11 +53,14 @@ impl Memory {
         });
         let one = spec.preprocess.max_pixels.saturating_mul(DECODER_BYTES_A_PIXEL);
         let files = spec.preprocess.max_bytes.saturating_mul(threads as u64);
+        let fetched = if matches!(spec.image, Some(ImageSpec::Url(_))) { FETCHED_BYTES } else { 0 };
         Self {
             // Read from the file, converted and laid out one tensor at a time.
             weights: weights.sum(),
             pixels: (row as u64).saturating_mul(in_flight),
-            decoding: image_memory(spec, threads).max(one).saturating_add(files),
+            decoding: image_memory(spec, threads)
+                .max(one)
+                .saturating_add(files.saturating_add(fetched)),
             writing: 2 * ROW_GROUP_BYTES as u64,
         }
     }

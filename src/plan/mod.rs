@@ -29,7 +29,7 @@ use crate::columns::{Column, Needs};
 use crate::crash::{Journal, RowId};
 use crate::error::{self, Error};
 use crate::files;
-use crate::images::PathLoader;
+use crate::images::ImageLoader;
 use crate::manifest::{MadeWith, Manifest};
 use crate::model::device::{self, Placement};
 use crate::prepare::{CaptionReader, CaptionStep, ImageStep, Prepare, StoredStep};
@@ -67,7 +67,7 @@ pub struct Plan {
     pub threads: usize,
     pub memory: Memory,
     pub models: Models,
-    loader: Option<PathLoader>,
+    loader: Option<Box<dyn ImageLoader>>,
     /// One a device, once it has begun.
     loading: Vec<Loading>,
     /// The input columns that are used.
@@ -248,7 +248,7 @@ impl Plan {
         let Models { preprocess, readers, .. } = self.models;
         let image = self.image_column.zip(self.loader).map(|(column, loader)| ImageStep {
             column,
-            loader: Box::new(loader),
+            loader,
             preprocess,
             sha256: self.needs.image_sha256,
             journal,

@@ -15,7 +15,15 @@ use crate::spec::STEPS;
 
 /// Settings that say where or how fast, and change nothing in the output. The input is told by
 /// its files.
-const NOT_MEANING: [&str; 3] = ["run.", "sink.parquet.path", "source.parquet.path"];
+const NOT_MEANING: [&str; 7] = [
+    "run.",
+    "sink.parquet.path",
+    "source.parquet.path",
+    "image.url.timeout",
+    "image.url.retries",
+    "image.url.parallel",
+    "image.url.outage",
+];
 
 /// Settings that say which parts there are, and change nothing within one.
 const CUT: [&str; 2] = ["source.parquet.limit", "sink.parquet.rows_per_part"];

@@ -12,7 +12,7 @@ use super::input::captions_of;
 use super::models::{PlannedModel, model_of};
 use crate::columns::{Column, Needs};
 use crate::error::Error;
-use crate::images::PathLoader;
+use crate::images::{ImageLoader, PathLoader, UrlLoader};
 use crate::source::InputFile;
 use crate::spec::{
     ColumnSpec, ImageSpec, ParquetSinkSpec, ParquetSourceSpec, PipelineSpec, SinkSpec, SourceSpec,
@@ -48,12 +48,16 @@ pub fn sink(spec: &PipelineSpec) -> &ParquetSinkSpec {
     sink
 }
 
-pub fn loader(spec: &PipelineSpec) -> Result<PathLoader, Error> {
+pub fn loader(spec: &PipelineSpec) -> Result<Box<dyn ImageLoader>, Error> {
+    let max_bytes = spec.preprocess.max_bytes;
     match &spec.image {
-        Some(ImageSpec::Path(path)) => PathLoader::open(path, spec.preprocess.max_bytes),
+        Some(ImageSpec::Path(path)) => Ok(Box::new(PathLoader::open(path, max_bytes)?)),
+        Some(ImageSpec::Url(url)) => Ok(Box::new(UrlLoader::open(url, max_bytes)?)),
         Some(ImageSpec::Embedding(_)) | None => Err(Error::Setting {
             key: "image".into(),
-            problem: "[columns] asks for what needs images: add [image.path] with a root".into(),
+            problem:
+                "[columns] asks for what needs images: add [image.path] with a root, or [image.url]"
+                    .into(),
         }),
     }
 }

@@ -6,7 +6,7 @@ use super::Plan;
 use crate::contain::own_program;
 use crate::crash::{Killer, RowId, try_images};
 use crate::error::Error;
-use crate::images::{ImageLoader, LoadError};
+use crate::images::LoadError;
 use crate::source::{ParquetSource, Source};
 
 /// Memory that a trial may take besides what decoding takes in a run.

@@ -12,6 +12,7 @@ pub mod layers;
 mod models;
 mod report;
 mod search;
+mod url;
 mod values;
 
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
@@ -29,6 +30,7 @@ pub use label::{LabelSpec, default_labels, label_names};
 pub use models::{Family, ModelSpec, ModelsSpec};
 pub use report::ReportSpec;
 pub use search::{SearchSpec, default_hits};
+pub use url::{ImageUrlSpec, UrlScheme};
 pub use values::{DeviceSpec, MaxFailed};
 
 /// A pipeline file (TOML).
@@ -104,6 +106,7 @@ pub struct ParquetSourceSpec {
 #[serde(rename_all = "snake_case")]
 pub enum ImageSpec {
     Path(ImagePathSpec),
+    Url(ImageUrlSpec),
     Embedding(StoredEmbeddingSpec),
 }
 
