@@ -107,6 +107,7 @@ Examples:
   clipmill run mine.toml --limit 1000 --set sink.parquet.embeddings=f16
   clipmill run mine.toml --parts 0-15          # a share of the job, on this machine
   clipmill run mine.toml --redo-changed        # after an input was replaced
+  clipmill run mine.toml --retry-failed        # when servers that were away are back
 
 Interrupted, the complete parts stay; the same command goes on from there.";
 
@@ -198,6 +199,10 @@ pub struct RunArgs {
     /// again. Without it a changed output is refused, naming what changed.
     #[arg(long)]
     pub redo_changed: bool,
+    /// Do parts again that hold rows which may go better now (image_unreachable), whole; and what
+    /// is done with the scores after them. Others are left alone.
+    #[arg(long)]
+    pub retry_failed: bool,
     /// Say nothing but errors and warnings.
     #[arg(long, short)]
     pub quiet: bool,

@@ -386,6 +386,11 @@ impl RowStatus {
         RowStatus::NonFinite,
     ];
 
+    /// Whether another run may find the row well, with nothing changed here.
+    pub const fn may_pass(self) -> bool {
+        matches!(self, RowStatus::ImageUnreachable)
+    }
+
     /// The word in the `status` column.
     pub const fn as_str(self) -> &'static str {
         match self {

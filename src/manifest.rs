@@ -101,6 +101,13 @@ impl PartRecord {
 }
 
 impl PartAbout {
+    /// Whether rows of it failed in a way that may pass.
+    pub fn has_passing_failures(&self) -> bool {
+        let may_pass = |status: &RowStatus| status.may_pass();
+        let mut statuses = RowStatus::ALL.into_iter().filter(may_pass);
+        statuses.any(|status| self.statuses.get(status.as_str()).is_some_and(|n| *n > 0))
+    }
+
     /// As the part file says it.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("strings and numbers are JSON")

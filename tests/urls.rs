@@ -196,10 +196,9 @@ fn an_outage_ends_the_run_and_the_same_command_goes_on_after_it() {
     drop(listener);
     let url = |row| Some(format!("http://127.0.0.1:{port}/good/{row}"));
     let urls: Vec<_> = (0..100).map(url).collect();
-    let settings = format!(
-        "hosts = [\"127.0.0.1\"]\nschemes = [\"http\"]\nprivate = [\"127.0.0.1\"]\nretries = 1"
-    );
-    write_job(dir.path(), &urls, &settings);
+    let settings =
+        "hosts = [\"127.0.0.1\"]\nschemes = [\"http\"]\nprivate = [\"127.0.0.1\"]\nretries = 1";
+    write_job(dir.path(), &urls, settings);
     let ran = run(dir.path(), &[]);
     assert_eq!(ran.code, 75, "{}", ran.stderr);
     for says in [&format!("127.0.0.1:{port}"), "20 times", "image.url.outage"] {
@@ -281,4 +280,32 @@ fn objects_of_an_s3_are_read_with_the_environments_endpoint_and_credentials() {
     }
     drop(s3.stdin.take());
     s3.wait().expect("it ends");
+}
+
+#[test]
+fn parts_with_unreachable_rows_are_done_again_where_that_is_asked_for() {
+    let dir = scratch();
+    let server = Server::start(0);
+    // Three parts; in the second are two rows whose server needs more tries than a run makes.
+    let kind = |row| if row == 12 || row == 17 { "later" } else { "good" };
+    let urls: Vec<_> =
+        (0..30).map(|row| Some(server.url(&format!("{}/{row}", kind(row))))).collect();
+    let private = format!("127.0.0.1:{}", server.port);
+    let settings = format!(
+        "hosts = [\"127.0.0.1\"]\nschemes = [\"http\"]\nprivate = [\"{private}\"]\nretries = 1"
+    );
+    write_job(dir.path(), &urls, &settings);
+    let parts = ["--set", "sink.parquet.rows_per_part=10"];
+    run(dir.path(), &parts).ok();
+    let unreachable = || rows(dir.path()).iter().filter(|row| row.1 == "image_unreachable").count();
+    assert_eq!(unreachable(), 2);
+    let ran = run(dir.path(), &parts).ok();
+    assert!(ran.stdout.contains("nothing to do"), "{}", ran.stdout);
+
+    run(dir.path(), &[&parts[..], &["--retry-failed"]].concat()).ok();
+    assert_eq!((rows(dir.path()).len(), unreachable()), (30, 0));
+    let hits: Vec<_> = (0..30).map(|row| server.hits(&format!("good/{row}"))).collect();
+    assert!(hits[..10].iter().chain(&hits[20..]).all(|n| *n == 1), "{hits:?}");
+    let ran = run(dir.path(), &[&parts[..], &["--retry-failed"]].concat()).ok();
+    assert!(ran.stdout.contains("nothing to do"), "{}", ran.stdout);
 }

@@ -8,7 +8,8 @@ use crate::plan::{Plan, Wanted};
 pub fn check(args: &PipelineArgs) -> Result<(), Error> {
     let plan = Plan::resolve(pipeline::read_layered(args, None)?)?;
     steps::rehearse(&plan)?;
-    let wanted = Wanted { parts: &plan.parts, redo_changed: false, check_all: false };
+    let wanted =
+        Wanted { parts: &plan.parts, redo_changed: false, retry_failed: false, check_all: false };
     let left = plan.resume(&plan.made_with()?, wanted)?.remaining.len();
     let state = match (left, plan.parts.len()) {
         (left, all) if left == all => format!("{} to do", table::counted(all as u64, "part")),

@@ -26,7 +26,8 @@ pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
         return Err(missing(&plan, &plan.parts));
     }
     let lock = Lock::take(&dir)?;
-    let wanted = Wanted { parts: &plan.parts, redo_changed: false, check_all: true };
+    let wanted =
+        Wanted { parts: &plan.parts, redo_changed: false, retry_failed: false, check_all: true };
     let resume = plan.resume(&made_with, wanted)?;
     warn(&resume);
     if !resume.remaining.is_empty() {

@@ -53,7 +53,7 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
             Some(signal) if steps::follow(&spec) => {
                 Err(Error::Interrupted { signal, complete: parts, parts, output: dir })
             }
-            _ => say(args.quiet, &steps::run(&spec, &dir, args.redo_changed)?),
+            _ => say(args.quiet, &steps::run(&spec, &dir, args.redo_changed || args.retry_failed)?),
         },
     }
 }
@@ -68,7 +68,7 @@ fn run_whole(
     let dir = plan.output().to_owned();
     let _lock = Lock::take(&dir)?;
     let parts = plan.parts.clone();
-    let wanted = Wanted { parts: &parts, redo_changed: args.redo_changed, check_all: false };
+    let wanted = wanted(args, &parts);
     let resume = plan.resume(made_with, wanted)?;
     warn(&resume);
     let report = match RunReport::read(&dir)? {
@@ -101,7 +101,7 @@ fn run_parts(
     let dir = plan.output().to_owned();
     let names: Vec<_> = parts.iter().map(Part::file_name).collect();
     let _locks = Lock::take_parts(&dir, &names)?;
-    let wanted = Wanted { parts, redo_changed: args.redo_changed, check_all: false };
+    let wanted = wanted(args, parts);
     // Reading parts and trying images takes a while; the others need not wait for it.
     let mut resume = plan.resume(made_with, wanted)?;
     if resume.is_changed || !resume.remaining.is_empty() {
@@ -126,6 +126,11 @@ fn run_parts(
     );
     say(args.quiet, &done)?;
     Ok((all - ok, all))
+}
+
+fn wanted<'a>(args: &RunArgs, parts: &'a [Part]) -> Wanted<'a> {
+    let RunArgs { redo_changed, retry_failed, .. } = *args;
+    Wanted { parts, redo_changed, retry_failed, check_all: false }
 }
 
 /// Does the parts that are left, if any. Returns the manifest with them.

@@ -46,6 +46,8 @@ pub struct Wanted<'a> {
     pub parts: &'a [Part],
     /// Whether parts that were made differently may be done again.
     pub redo_changed: bool,
+    /// Whether parts with rows that may go better now are done again.
+    pub retry_failed: bool,
     /// Whether recorded parts are read and held against their digests.
     pub check_all: bool,
 }
@@ -150,6 +152,14 @@ impl Plan {
             let known = recorded.get(&name).filter(|record| record.about.key == *key);
             let record = known.filter(|record| record.is_there(dir, &name));
             let is_wanted = wanted.parts.contains(part);
+            // Its file stays until another takes its place: interrupted, that is what is there.
+            let again = |record: &PartRecord| {
+                wanted.retry_failed && is_wanted && record.about.has_passing_failures()
+            };
+            if record.is_some_and(again) {
+                remaining.push(*part);
+                continue;
+            }
             if let Some(record) = record.filter(|_| !(wanted.check_all && is_wanted)) {
                 manifest.parts.insert(name, record.clone());
                 continue;
@@ -158,6 +168,10 @@ impl Plan {
                 continue;
             }
             match read_part(&dir.join(&name))? {
+                Found::Part(found)
+                    if found.about.key == *key
+                        && again(&found)
+                        && known.is_none_or(|record| *record == found) => {}
                 Found::Part(found) if found.about.key == *key => {
                     // Recorded under another digest: one whole part was put in another's place.
                     if known.is_none_or(|record| *record == found) {
