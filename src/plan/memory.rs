@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use crate::images::DECODER_BYTES_A_PIXEL;
-use crate::model::clip::ClipFiles;
+use crate::model::ModelFiles;
 use crate::model::device::Placement;
 use crate::run::QUEUE;
 use crate::sink::ROW_GROUP_BYTES;
@@ -47,7 +47,7 @@ impl Memory {
     /// The estimate for a batch size and a number of threads.
     pub fn of(
         spec: &PipelineSpec,
-        model: &ClipFiles,
+        model: &ModelFiles,
         (batch_size, threads): (usize, usize),
         placements: &[Placement],
     ) -> Self {

@@ -32,15 +32,14 @@ use crate::error::{self, Error};
 use crate::files;
 use crate::images::{PathLoader, Preprocess};
 use crate::manifest::{MadeWith, Manifest};
-use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
-use crate::model::{DualEncoder, Towers};
+use crate::model::{DualEncoder, ModelFiles, Towers};
 use crate::prepare::{CaptionStep, ImageStep, Prepare, StoredStep};
 use crate::run::{LoadModel, Stages};
 use crate::sink::{ParquetSink, PartOptions, Sink};
 use crate::source::{InputFile, ParquetSource, Part, open_inputs};
+use crate::spec::PipelineSpec;
 use crate::spec::layers::{Layered, Setting};
-use crate::spec::{ModelSpec, PipelineSpec};
 use crate::text::Tokenizer;
 use crate::travel::travel_field;
 use crate::write::Output;
@@ -72,7 +71,7 @@ pub struct Plan {
     /// CPU threads of the prepare stage, and of the model on a CPU.
     pub threads: usize,
     pub memory: Memory,
-    pub model: Arc<ClipFiles>,
+    pub model: Arc<ModelFiles>,
     preprocess: Option<Preprocess>,
     tokenizer: Option<Tokenizer>,
     loader: Option<PathLoader>,
@@ -98,11 +97,10 @@ impl Plan {
         files::check_writable(&sink.path)?;
 
         let loader = needs.images.then(|| loader(&spec)).transpose()?;
-        let ModelSpec::Clip(clip) = &spec.model;
-        let model = Arc::new(ClipFiles::open(&clip.dir)?);
+        let model = Arc::new(ModelFiles::open(&spec.model)?);
         let preprocess = needs.images.then(|| preprocess(&spec, &model)).transpose()?;
         let tokenizer = needs.captions.then(|| tokenizer(&spec, &model)).transpose()?;
-        let placements = device::resolve(spec.run.device, clip.precision)?.placements();
+        let placements = device::resolve(spec.run.device, spec.model.precision())?.placements();
         let stored = stored.map(|column| StoredStep { column, dim: model.embedding_dim() });
         let lengths = Lengths {
             embedding: model.embedding_dim(),
@@ -205,7 +203,7 @@ impl Plan {
             let model = self.model.clone();
             let load = move || -> Result<Box<dyn DualEncoder>, Error> {
                 device::set_threads(threads);
-                Ok(Box::new(model.load(towers, scale, placement)?))
+                model.load(towers, scale, placement)
             };
             self.loading.push(Loading::start(Box::new(load))?);
         }

@@ -103,7 +103,7 @@ pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
     let made_with = |key: &str| manifest.made_with.get(key).cloned();
     let pipeline = effective(plan);
     let model = json!({
-        "family": "clip",
+        "family": plan.model.family(),
         "dir": plan.spec.model.dir(),
         "weights_sha256": made_with("weights sha256"),
         "embedding_dim": plan.model.embedding_dim(),

@@ -13,7 +13,7 @@ use super::input::captions_of;
 use crate::columns::{Column, Lengths, Needs};
 use crate::error::Error;
 use crate::images::{PathLoader, Preprocess};
-use crate::model::clip::ClipFiles;
+use crate::model::ModelFiles;
 use crate::source::InputFile;
 use crate::spec::{
     ColumnSpec, ImageSpec, ParquetSinkSpec, ParquetSourceSpec, PipelineSpec, SinkSpec, SourceSpec,
@@ -50,29 +50,30 @@ pub fn sink(spec: &PipelineSpec) -> &ParquetSinkSpec {
     sink
 }
 
-pub fn preprocess(spec: &PipelineSpec, model: &ClipFiles) -> Result<Preprocess, Error> {
-    let dir = spec.model.dir();
-    let preprocess = Preprocess::read(dir, &spec.preprocess)?;
+pub fn preprocess(spec: &PipelineSpec, model: &ModelFiles) -> Result<Preprocess, Error> {
+    let preprocess = Preprocess::of(model.spec(), &spec.preprocess)?;
     let (made, wanted) = ((preprocess.height(), preprocess.width()), model.image_size());
     if made == (wanted, wanted) {
         return Ok(preprocess);
     }
     let problem = format!(
-        "gives images of {}x{}, and config.json's image tower takes {wanted}x{wanted}",
-        made.1, made.0
+        "gives images of {}x{}, and {}'s image tower takes {wanted}x{wanted}",
+        made.1,
+        made.0,
+        model.family().config_file()
     );
-    Err(Error::ModelFile { path: dir.join("preprocessor_config.json"), problem })
+    Err(Error::ModelFile { path: preprocess.path().to_owned(), problem })
 }
 
-pub fn tokenizer(spec: &PipelineSpec, model: &ClipFiles) -> Result<Tokenizer, Error> {
-    let dir = spec.model.dir();
-    let tokenizer = Tokenizer::read(dir, model.context_length(), &spec.caption)?;
+pub fn tokenizer(spec: &PipelineSpec, model: &ModelFiles) -> Result<Tokenizer, Error> {
+    let tokenizer = Tokenizer::of(model.spec(), model.context_length(), &spec.caption)?;
     let (has, takes) = (tokenizer.vocab_size(), model.vocab_size());
     if has <= takes {
         return Ok(tokenizer);
     }
     let problem = format!("its text tower knows {takes} tokens, and the tokenizer has {has}");
-    Err(Error::ModelFile { path: dir.join("config.json"), problem })
+    let path = model.dir().join(model.family().config_file());
+    Err(Error::ModelFile { path, problem })
 }
 
 pub fn loader(spec: &PipelineSpec) -> Result<PathLoader, Error> {

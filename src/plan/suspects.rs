@@ -44,7 +44,8 @@ impl Plan {
         let bytes = self.memory.decoding.saturating_add(MARGIN);
         let command = || {
             let mut command = own_program().expect("only the program itself leaves suspects");
-            command.arg("try-images").arg("--model").arg(self.spec.model.dir());
+            let (family, dir) = (self.spec.model.family(), self.spec.model.dir());
+            command.arg("try-images").args(["--family", family.as_str(), "--model"]).arg(dir);
             command.args(["--preprocess", &settings, "--memory", &bytes.to_string()]);
             command
         };
