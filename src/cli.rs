@@ -16,7 +16,7 @@ use rows::{DEDUP_EXAMPLE, FILTER_EXAMPLE, REPORT_EXAMPLE};
 pub use rows::{DedupArgs, FilterArgs, ReportArgs};
 
 use crate::plan::MOST_PARTS;
-use crate::spec::{DeviceSpec, MaxFailed};
+use crate::spec::{DeviceSpec, Family, MaxFailed};
 
 /// Score image-text datasets with CLIP: Parquet in, the same rows with embeddings and
 /// similarity out.
@@ -86,6 +86,9 @@ pub enum Command {
     /// Find the rows of a table that are nearest to a text, an image or another row.
     #[command(after_help = SEARCH_EXAMPLE)]
     Search(SearchArgs),
+    /// List the families of models that can be read, or say what a model folder holds.
+    #[command(after_help = MODELS_EXAMPLE)]
+    Models(ModelsArgs),
     /// Show what this machine offers: LibTorch, CUDA, CPU features; and what is wrong with it.
     #[command(after_help = DOCTOR_EXAMPLE)]
     Doctor(DoctorArgs),
@@ -138,6 +141,12 @@ const SCORE_EXAMPLE: &str = "\
 Examples:
   clipmill score cat.jpg dog.png --caption 'a cat' --caption 'a dog'
   clipmill score cat.jpg --caption 'a cat' --model models/clip-vit-base-patch32 --json";
+
+const MODELS_EXAMPLE: &str = "\
+Examples:
+  clipmill models
+  clipmill models sample_data/model
+  clipmill models sample_data/model --json";
 
 const DOCTOR_EXAMPLE: &str = "\
 Example:
@@ -293,6 +302,16 @@ impl ScoreArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// A model's folder, of any family.
+    #[arg(value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// As JSON: a list of families, or an object about the folder.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// As one JSON object.
     #[arg(long)]
@@ -302,7 +321,10 @@ pub struct DoctorArgs {
 /// What a run gives the process in which it tries images.
 #[derive(Debug, Args)]
 pub struct TryImagesArgs {
-    /// The model's folder, for its preprocessing.
+    /// The kind of model, for its preprocessing.
+    #[arg(long)]
+    pub family: Family,
+    /// The model's folder.
     #[arg(long)]
     pub model: PathBuf,
     /// The pipeline's `[preprocess]`, as JSON.

@@ -8,7 +8,7 @@
 //! 2. A part file is absent or complete, at every instant, whatever is killed.
 //! 3. The output says how it was made, and a run refuses to mix two ways.
 //! 4. The scores are the reference's: pixels bit-identical to Pillow behind transformers'
-//!    `CLIPImageProcessor`, embeddings within float noise of its `CLIPModel`.
+//!    `CLIPImageProcessor`, embeddings within float noise of its `CLIPModel`; so for each family.
 //! 5. Memory is bounded by the plan, never by the data.
 //!
 //! # One direction
@@ -85,7 +85,7 @@
 //! | [`source`] | `Source`: rows in, part by part | `error batch contain digest travel` |
 //! | [`images`] | `ImageLoader` (paths; URLs, by `net`), decoding within limits, Pillow's resampling, `Preprocess` | `error spec batch contain regular` |
 //! | [`text`] | `Tokenizer`: captions to ids | `error spec batch regular` |
-//! | [`model`] | `DualEncoder`; weights, device; `clip` | `error spec batch digest regular` |
+//! | [`model`] | `DualEncoder`; weights, device; families' folders, the towers of all | `error spec batch digest regular` |
 //! | [`score`] | formulas | |
 //! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch score` |
 //! | [`sink`] | `Sink`: part files, published whole, sealed | `error contain digest files travel` |
@@ -108,7 +108,7 @@
 //! | to add | edit | proof |
 //! |---|---|---|
 //! | an image source | `images/load.rs`, `images/load/` + a [`spec::ImageSpec`] variant | a row in `bad_rows_are_kept_with_their_status` of `tests/failures.rs` |
-//! | a model family | `model/<family>/` + a [`spec::ModelSpec`] variant | an oracle test like `tests/towers.rs` |
+//! | a model family | `model/family/`, `images/preprocess/`, `text/` + a [`spec::Family`] | an oracle test like `tests/siglip.rs` |
 //! | a score column | `score.rs` + a [`spec::ColumnSpec`] variant | a hand-computed unit test, a README row |
 //! | a pipeline | copy a TOML in `pipelines/` | `tests/pipelines.rs` walks the folder |
 //!

@@ -1,79 +1,91 @@
-//! Captions to token ids, as transformers' `CLIPTokenizer` makes them.
+//! Captions to token ids, as the reference of a model's family makes them.
 //!
-//! Like that class (tokenization_clip.py of transformers 5.23), this takes the vocabulary and the
-//! merges from the model folder and builds the rest itself, so what tokenizer.json says about
-//! normalising, truncation and padding does not count. Truncation keeps the end-of-text token
-//! and is reported. Captions are not padded here: the encoder decides which lengths share a pass.
+//! What a family's folder says is read by the files of this module (`clip`, `siglip`,
+//! `open_clip`); what is
+//! done to a caption before is in `clean`. Truncation keeps the tokens that follow a caption and
+//! is reported. Captions are padded here only where the text tower sees the padding; else the
+//! encoder decides which lengths share a pass.
+
+mod clean;
+mod clip;
+mod ftfy;
+mod open_clip;
+mod siglip;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::normalizers::replace::{Replace, ReplacePattern};
-use tokenizers::normalizers::{Lowercase, NFC, Sequence as Normalizers};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as Inner};
+use tokenizers::Tokenizer as Inner;
 
+use self::clean::Clean;
 use crate::batch::CaptionInfo;
 use crate::error::{Error, RowError, RowStatus};
 use crate::regular;
-use crate::spec::{CaptionSpec, SpecialTokensSpec};
+use crate::spec::{CaptionSpec, Family, ModelSpec};
 
 /// A longer caption is tokenized from its start: a context of 77 tokens never reaches further.
 const MAX_BYTES: usize = 64 << 10;
 
-/// Words as `CLIPTokenizer` splits them, without its two control tokens.
-const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
-/// The control tokens, which `CLIPTokenizer` keeps whole.
-const CONTROL: &str = r"<\|startoftext\|>|<\|endoftext\|>|";
-
-const START: &str = "<|startoftext|>";
-const END: &str = "<|endoftext|>";
-const END_OF_WORD: &str = "</w>";
-
 /// Makes token ids of captions. Shared by threads.
 pub struct Tokenizer {
-    inner: Inner,
+    rules: Rules,
     context_length: usize,
-    start: i64,
-    end: i64,
-    files: Vec<PathBuf>,
     /// Before every caption.
     prefix: String,
+}
+
+/// What a family's folder says of tokenizing.
+struct Rules {
+    inner: Inner,
+    clean: Clean,
+    /// The control tokens before and after a caption's.
+    around: [Vec<i64>; 2],
+    /// The token that fills captions up.
     pad: i64,
+    /// Where captions are filled up to the context, if they are.
+    fill: Option<Side>,
+    files: Vec<PathBuf>,
+}
+
+/// A side of a caption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Left,
+    Right,
 }
 
 impl Tokenizer {
-    /// Reads tokenizer.json of a model folder, or else vocab.json and merges.txt.
+    /// Reads the tokenizer of a `CLIPModel` folder: tokenizer.json, or else vocab.json and
+    /// merges.txt.
     ///
-    /// `context_length` is the most tokens that the text tower takes, the two control tokens
-    /// included.
+    /// `context_length` is the most tokens that the text tower takes, control tokens included.
     ///
     /// # Errors
     /// `NotFound` without those files; `ModelFile` when they are no CLIP vocabulary; `Setting`
     /// for a context without room for a word.
     pub fn read(dir: &Path, context_length: usize, spec: &CaptionSpec) -> Result<Self, Error> {
+        Self::of(&ModelSpec::new(Family::Clip, dir), context_length, spec)
+    }
+
+    /// Reads the tokenizer of a model of any family.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::read`], and `Setting` for what the family has not.
+    pub fn of(model: &ModelSpec, context_length: usize, spec: &CaptionSpec) -> Result<Self, Error> {
         if context_length < 3 {
             let problem = format!("{context_length} leaves no room for a word");
             return Err(Error::Setting { key: "max_position_embeddings".into(), problem });
         }
-        let vocabulary = Vocabulary::read(dir)?;
-        let (start, end) = (vocabulary.id(START)?, vocabulary.id(END)?);
-        vocabulary.check_bytes()?;
-        let pad = vocabulary.id(&pad_token(dir)?)?;
-        let (path, files) = (vocabulary.path.clone(), vocabulary_files(dir));
-        let inner = vocabulary
-            .build(spec.special_tokens)
-            .map_err(|error| Error::ModelFile { path, problem: error.to_string() })?;
-        let prefix = spec.prefix.clone();
-        Ok(Self { inner, context_length, start, end, files, prefix, pad })
+        let rules = match model.family() {
+            Family::Clip => clip::rules(model.dir(), spec, clip::Normalize::LikeClip)?,
+            Family::OpenClip => open_clip::rules(model.dir(), spec)?,
+            Family::Siglip => siglip::rules(model.dir(), spec)?,
+        };
+        Ok(Self { rules, context_length, prefix: spec.prefix.clone() })
     }
 
-    /// The ids of a caption (after the prefix, if there is one), start-of-text and end-of-text
-    /// included, at most the context long.
+    /// The ids of a caption (after the prefix, if there is one), control tokens included, at most
+    /// the context long.
     ///
     /// # Errors
     /// `caption_empty` when the caption has no token.
@@ -85,21 +97,36 @@ impl Tokenizer {
             _ if read.trim().is_empty() => Cow::Borrowed(""),
             prefix => Cow::Owned(format!("{prefix}{read}")),
         };
-        let encoding = self.inner.encode_fast(text.as_ref(), false).map_err(|error| {
+        let Rules { inner, clean, around: [before, after], .. } = &self.rules;
+        let text = clean.apply(&text);
+        let encoding = inner.encode_fast(text.as_ref(), false).map_err(|error| {
             RowError::new(RowStatus::CaptionEmpty, format!("could not tokenize: {error}"))
         })?;
         let words = encoding.get_ids();
-        if words.is_empty() {
+        if words.is_empty() || text.is_empty() {
             return Err(RowError::new(RowStatus::CaptionEmpty, "the caption has no token"));
         }
-        let kept = words.len().min(self.context_length - 2);
-        let mut ids = Vec::with_capacity(kept + 2);
-        ids.push(self.start);
+        let n_control = before.len() + after.len();
+        let kept = words.len().min(self.context_length.saturating_sub(n_control));
+        let mut ids = Vec::with_capacity(self.context_length);
+        ids.extend(before);
         ids.extend(words[..kept].iter().copied().map(i64::from));
-        // The text tower reads its output here, so this token must survive the cut.
-        ids.push(self.end);
+        // The text tower may read its output here, so these must survive the cut.
+        ids.extend(after);
+        self.fill(&mut ids);
         let truncated = kept < words.len() || read.len() < caption.len();
-        Ok((ids, CaptionInfo { tokens: words.len() as u32 + 2, truncated }))
+        let tokens = (words.len() + n_control) as u32;
+        Ok((ids, CaptionInfo { tokens, truncated }))
+    }
+
+    fn fill(&self, ids: &mut Vec<i64>) {
+        let missing = self.context_length.saturating_sub(ids.len());
+        let padding = std::iter::repeat_n(self.rules.pad, missing);
+        match self.rules.fill {
+            Some(Side::Right) => ids.extend(padding),
+            Some(Side::Left) => ids.splice(0..0, padding).for_each(drop),
+            None => {}
+        }
     }
 
     /// The most tokens of a caption.
@@ -109,17 +136,17 @@ impl Tokenizer {
 
     /// The token that fills captions up to the context, where they have to be of one length.
     pub fn pad(&self) -> i64 {
-        self.pad
+        self.rules.pad
     }
 
-    /// The files that the vocabulary and the merges were read from.
+    /// The files that the vocabulary was read from.
     pub fn files(&self) -> &[PathBuf] {
-        &self.files
+        &self.rules.files
     }
 
     /// One more than the highest id.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1)
+        self.rules.inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1)
     }
 }
 
@@ -130,177 +157,11 @@ fn start_of(caption: &str) -> &str {
     &caption[..end]
 }
 
-/// The files of a folder that hold its vocabulary.
-fn vocabulary_files(dir: &Path) -> Vec<PathBuf> {
-    match dir.join("tokenizer.json") {
-        whole if whole.exists() => vec![whole],
-        _ => ["vocab.json", "merges.txt"].map(|name| dir.join(name)).to_vec(),
-    }
-}
-
-/// The token that captions are filled up with: what tokenizer_config.json says, as a string or as
-/// an added token, and else the end of text, as in `CLIPTokenizer`. Stable Diffusion 2 has "!".
-fn pad_token(dir: &Path) -> Result<String, Error> {
-    #[derive(Deserialize)]
-    struct Config {
-        #[serde(default)]
-        pad_token: Option<Token>,
-    }
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Token {
-        Word(String),
-        Added { content: String },
-    }
-    let path = dir.join("tokenizer_config.json");
-    if !path.exists() {
-        return Ok(END.to_owned());
-    }
-    Ok(match json::<Config>(&path)?.pad_token {
-        None => END.to_owned(),
-        Some(Token::Word(token) | Token::Added { content: token }) => token,
-    })
-}
-
-/// What tokenizer.json, or vocab.json and merges.txt, say.
-struct Vocabulary {
-    /// Of the file that holds the vocabulary, for messages.
-    path: PathBuf,
-    ids: Vocab,
-    merges: Vec<(String, String)>,
-}
-
-impl Vocabulary {
-    fn read(dir: &Path) -> Result<Self, Error> {
-        let (whole, vocab) = (dir.join("tokenizer.json"), dir.join("vocab.json"));
-        if whole.exists() {
-            return Self::from_tokenizer_json(whole);
-        }
-        if vocab.exists() {
-            return Self::from_parts(vocab, &dir.join("merges.txt"));
-        }
-        let hint = ", nor does vocab.json".into();
-        Err(Error::NotFound { what: "tokenizer", path: whole, hint })
-    }
-
-    fn from_tokenizer_json(path: PathBuf) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Written {
-            model: Model,
-            #[serde(default)]
-            added_tokens: Vec<Added>,
-        }
-        #[derive(Deserialize)]
-        struct Model {
-            vocab: Vocab,
-            merges: Vec<Merge>,
-        }
-        #[derive(Deserialize)]
-        struct Added {
-            content: String,
-        }
-        let written: Written = json(&path)?;
-        let controls = [START, END];
-        let added = &written.added_tokens;
-        if let Some(token) = added.iter().find(|token| !controls.contains(&&*token.content)) {
-            let problem = format!(
-                "adds the token \"{}\": clipmill knows the vocabulary of CLIP alone",
-                token.content
-            );
-            return Err(Error::ModelFile { path, problem });
-        }
-        let merges = written.model.merges.into_iter().map(Merge::pair);
-        let merges = merges.collect::<Option<_>>().ok_or_else(|| Error::ModelFile {
-            path: path.clone(),
-            problem: "has a merge that is no pair".into(),
-        })?;
-        Ok(Self { path, ids: written.model.vocab, merges })
-    }
-
-    fn from_parts(vocab: PathBuf, merges: &Path) -> Result<Self, Error> {
-        let ids = json(&vocab)?;
-        if !merges.exists() {
-            let hint = ", and vocab.json is half a tokenizer".into();
-            return Err(Error::NotFound { what: "tokenizer merges", path: merges.into(), hint });
-        }
-        let text = regular::read_to_string(merges).map_err(Error::io("read", merges))?;
-        let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
-        let pairs = lines.map(|line| Merge::Joined(line.into()).pair());
-        let merges = pairs.collect::<Option<_>>().ok_or_else(|| Error::ModelFile {
-            path: merges.into(),
-            problem: "has a line that is no pair".into(),
-        })?;
-        Ok(Self { path: vocab, ids, merges })
-    }
-
-    fn id(&self, token: &str) -> Result<i64, Error> {
-        match self.ids.get(token) {
-            Some(&id) => Ok(id.into()),
-            None => Err(self.problem(format!("has no \"{token}\": it is not CLIP's tokenizer"))),
-        }
-    }
-
-    /// Every byte is a token, within a word and at its end. Otherwise a caption could hold an
-    /// unknown token, whose id is that of the end of text.
-    fn check_bytes(&self) -> Result<(), Error> {
-        for byte in ByteLevel::alphabet() {
-            self.id(&byte.to_string())?;
-            self.id(&format!("{byte}{END_OF_WORD}"))?;
-        }
-        Ok(())
-    }
-
-    /// The tokenizer that `CLIPTokenizer.__init__` builds.
-    fn build(self, special_tokens: SpecialTokensSpec) -> tokenizers::Result<Inner> {
-        let bpe = BPE::builder().vocab_and_merges(self.ids, self.merges);
-        let mut inner = Inner::new(bpe.end_of_word_suffix(END_OF_WORD.into()).build()?);
-        let spaces = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ")?;
-        let normalizers = vec![NFC.into(), spaces.into(), Lowercase.into()];
-        inner.with_normalizer(Some(Normalizers::new(normalizers)))?;
-        let pattern = match special_tokens {
-            SpecialTokensSpec::Text => WORDS.into(),
-            SpecialTokensSpec::Control => {
-                inner
-                    .add_special_tokens([START, END].map(|token| AddedToken::from(token, true)))?;
-                format!("{CONTROL}{WORDS}")
-            }
-        };
-        let pattern = SplitPattern::Regex(pattern);
-        let words = Split::new(pattern, SplitDelimiterBehavior::Removed, true)?;
-        let bytes = ByteLevel::default().add_prefix_space(false);
-        inner.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), bytes.into()])));
-        Ok(inner)
-    }
-
-    fn problem(&self, problem: String) -> Error {
-        Error::ModelFile { path: self.path.clone(), problem }
-    }
-}
-
-/// A merge as tokenizer.json writes it: joined by a space in old files.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merge {
-    Joined(String),
-    Pair(String, String),
-}
-
-impl Merge {
-    fn pair(self) -> Option<(String, String)> {
-        match self {
-            Merge::Pair(left, right) => Some((left, right)),
-            Merge::Joined(text) => {
-                let (left, right) = text.split_once(' ')?;
-                (!right.contains(' ')).then(|| (left.into(), right.into()))
-            }
-        }
-    }
-}
-
-fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
+/// Reads a JSON file, which holds `what`.
+fn json<T: serde::de::DeserializeOwned>(path: &Path, what: &str) -> Result<T, Error> {
     let bytes = regular::read(path).map_err(Error::io("read", path))?;
     serde_json::from_slice(&bytes).map_err(|error| Error::ModelFile {
         path: path.into(),
-        problem: format!("does not hold the vocabulary of a CLIP tokenizer: {error}"),
+        problem: format!("does not hold {what}: {error}"),
     })
 }

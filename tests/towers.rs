@@ -8,13 +8,14 @@ mod common;
 use std::path::Path;
 
 use clipmill::batch::{Captions, Embeddings, PixelScale, Pixels};
-use clipmill::model::DualEncoder;
-use clipmill::model::clip::Clip;
 use clipmill::model::device::{self, Placement};
 use clipmill::model::doctor::DoctorReport;
-use clipmill::spec::{DeviceSpec, PrecisionSpec};
+use clipmill::model::{DualEncoder, ModelFiles, Towers};
+use clipmill::spec::{DeviceSpec, Family, ModelSpec, PrecisionSpec};
 use serde::Deserialize;
 use tch::{Device, Kind};
+
+use common::most_apart;
 
 const F32: Placement = Placement { device: Device::Cpu, kind: Kind::Float };
 const BF16: Placement = Placement { device: Device::Cpu, kind: Kind::BFloat16 };
@@ -68,8 +69,13 @@ struct Apart {
     similarity: f32,
 }
 
+fn load(model: &Path, placement: Placement) -> Box<dyn DualEncoder> {
+    let files = ModelFiles::open(&ModelSpec::new(Family::Clip, model)).unwrap();
+    files.load(Towers::BOTH, SCALE, placement).unwrap()
+}
+
 fn apart(model: &Path, case: &Case, placement: Placement) -> Apart {
-    let clip = Clip::load(model, SCALE, placement).unwrap();
+    let clip = load(model, placement);
     assert!((clip.logit_scale() - case.logit_scale).abs() < 1e-4);
     let image = clip.encode_image(&case.pixels).unwrap();
     let text = clip.encode_text(&case.captions).unwrap();
@@ -80,15 +86,6 @@ fn apart(model: &Path, case: &Case, placement: Placement) -> Apart {
     };
     eprintln!("{} on {placement}: {apart:?}", model.display());
     apart
-}
-
-fn most_apart(ours: &[f32], theirs: &[f32]) -> f32 {
-    assert_eq!(ours.len(), theirs.len());
-    // `max` would drop a NaN.
-    ours.iter()
-        .zip(theirs)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, |most, apart| if apart <= most { most } else { apart })
 }
 
 fn similarity(image: &Embeddings, text: &Embeddings) -> Vec<f32> {
@@ -168,7 +165,7 @@ fn noise(images: u32, captions: u32) -> (Pixels, Captions) {
 
 #[test]
 fn neighbours_in_a_batch_do_not_matter() {
-    let clip = Clip::load(&common::sample().join("model"), SCALE, F32).unwrap();
+    let clip = load(&common::sample().join("model"), F32);
     // More than one pass of each tower.
     let (pixels, captions) = noise(300, 700);
     let image = clip.encode_image(&pixels).unwrap();
@@ -197,14 +194,14 @@ fn neighbours_in_a_batch_do_not_matter() {
 
 #[test]
 fn an_empty_batch_has_no_embeddings() {
-    let clip = Clip::load(&common::sample().join("model"), SCALE, F32).unwrap();
+    let clip = load(&common::sample().join("model"), F32);
     assert!(clip.encode_image(&Pixels::default()).unwrap().data.is_empty());
     assert!(clip.encode_text(&Captions::default()).unwrap().data.is_empty());
 }
 
 #[test]
 fn what_does_not_fit_the_model_is_refused() {
-    let clip = Clip::load(&common::sample().join("model"), SCALE, F32).unwrap();
+    let clip = load(&common::sample().join("model"), F32);
     let pixels = Pixels { data: vec![0; 32 * 32 * 3], height: 32, width: 32, rows: vec![0] };
     let error = clip.encode_image(&pixels).unwrap_err().to_string();
     assert!(error.contains("image_size is 48 and the pixels are 32x32"), "{error}");

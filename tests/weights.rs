@@ -11,9 +11,11 @@ use std::path::Path;
 use clipmill::batch::PixelScale;
 use clipmill::digest;
 use clipmill::error::Error;
-use clipmill::model::clip::{Clip, ClipFiles};
-use clipmill::model::config::{Activation, ClipConfig, Pooling};
+use clipmill::model::architecture::{Activation, Pooling};
 use clipmill::model::device::Placement;
+use clipmill::model::family;
+use clipmill::model::{ModelFiles, Towers};
+use clipmill::spec::{Family, ModelSpec};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
@@ -84,8 +86,12 @@ fn sharded(change: impl FnOnce(&mut Tensors, &mut Value)) -> TempDir {
     dir
 }
 
+fn open(dir: &Path) -> Result<ModelFiles, Error> {
+    ModelFiles::open(&ModelSpec::new(Family::Clip, dir))
+}
+
 fn refused(dir: &TempDir) -> Error {
-    ClipFiles::open(dir.path()).expect_err("is refused")
+    open(dir.path()).expect_err("is refused")
 }
 
 #[track_caller]
@@ -144,7 +150,10 @@ fn a_value_that_is_not_finite_is_named() {
         });
         let scale = PixelScale { rescale: 1.0, mean: [0.0; 3], std: [1.0; 3] };
         let cpu = Placement { device: Device::Cpu, kind: Kind::Float };
-        let error = Clip::load(dir.path(), scale, cpu).err().expect("is refused");
+        let error = open(dir.path())
+            .and_then(|files| files.load(Towers::BOTH, scale, cpu))
+            .err()
+            .expect("is refused");
         names_tensor(&error, SOME, "NaN or an infinity");
     }
 }
@@ -157,12 +166,12 @@ fn buffers_of_old_exports_are_known() {
             tensors.insert(name, (Dtype::I64, vec![1, 2], vec![0; 16]));
         }
     });
-    ClipFiles::open(dir.path()).unwrap();
+    open(dir.path()).unwrap();
 }
 
 #[test]
 fn shards_and_their_index_have_to_fit() {
-    ClipFiles::open(sharded(|_, _| ()).path()).unwrap();
+    open(sharded(|_, _| ()).path()).unwrap();
     let moved = "visual_projection.weight";
 
     let dir = sharded(|_, index| index["weight_map"][moved] = json!("a.safetensors"));
@@ -237,7 +246,7 @@ fn weights_that_can_run_code_are_not_read() {
     assert!(error.to_string().contains("save_pretrained"), "{error}");
     // Beside safetensors it is not looked at.
     write(&dir.path().join(WEIGHTS), &sample());
-    ClipFiles::open(dir.path()).unwrap();
+    open(dir.path()).unwrap();
 }
 
 #[test]
@@ -274,7 +283,7 @@ fn sparse_configurations_take_the_defaults() {
     let dir = common::scratch();
     let write = |json: Value| {
         std::fs::write(dir.path().join("config.json"), json.to_string()).unwrap();
-        ClipConfig::read(dir.path()).unwrap()
+        family::architecture(&ModelSpec::new(Family::Clip, dir.path())).unwrap()
     };
     let b32 = write(json!({"model_type": "clip"}));
     assert_eq!(
@@ -286,7 +295,7 @@ fn sparse_configurations_take_the_defaults() {
         (b32.text.tower.width, b32.text.vocab_size, b32.text.context_length),
         (512, 49408, 77)
     );
-    assert_eq!((b32.projection_dim, b32.text.pooling), (512, Pooling::FirstOf(49407)));
+    assert_eq!((b32.embedding_dim, b32.text.pooling), (512, Pooling::FirstOf(49407)));
     assert_eq!(b32.text.tower.activation, Activation::QuickGelu);
     let old = write(json!({
         "model_type": "clip",
@@ -308,13 +317,13 @@ fn digests_are_sha256sums() {
     let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     assert_eq!(digest::of_file(&path).unwrap(), abc);
     let sample = common::sample().join("model");
-    let one = ClipFiles::open(&sample).unwrap().weights_sha256().unwrap();
+    let one = open(&sample).unwrap().weights_sha256().unwrap();
     assert_eq!(one, digest::of_file(&sample.join(WEIGHTS)).unwrap());
     let two = sharded(|_, _| ());
     let line =
         |name: &str| format!("{}  {name}\n", digest::of_file(&two.path().join(name)).unwrap());
     let lines = dir.path().join("lines");
     std::fs::write(&lines, line("a.safetensors") + &line("b.safetensors")).unwrap();
-    let both = ClipFiles::open(two.path()).unwrap().weights_sha256().unwrap();
+    let both = open(two.path()).unwrap().weights_sha256().unwrap();
     assert_eq!(both, digest::of_file(&lines).unwrap());
 }

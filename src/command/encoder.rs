@@ -13,10 +13,9 @@ use crate::batch::{Captions, Embeddings, Pixels};
 use crate::cli::ModelArgs;
 use crate::error::{Error, RowError};
 use crate::images::Preprocess;
-use crate::model::clip::ClipFiles;
-use crate::model::{DualEncoder, Towers, device};
+use crate::model::{DualEncoder, ModelFiles, Towers, device, family};
 use crate::regular;
-use crate::spec::{CaptionSpec, PreprocessSpec};
+use crate::spec::{CaptionSpec, Family, ModelSpec, PreprocessSpec};
 use crate::table::Table;
 use crate::text::Tokenizer;
 
@@ -33,8 +32,7 @@ pub struct Encoder {
 
 /// The model that made a table's embeddings, before its weights are loaded.
 pub struct TableModel {
-    dir: PathBuf,
-    files: ClipFiles,
+    files: ModelFiles,
     made_by: MadeBy,
 }
 
@@ -54,7 +52,10 @@ impl TableModel {
             let hint = ": it made the table's embeddings; give its folder with --model".into();
             return Err(Error::NotFound { what: "model folder", path: dir, hint });
         }
-        let files = ClipFiles::open(&dir)?;
+        let files = match made_by.family {
+            Some(family) => ModelFiles::open(&ModelSpec::new(family, &dir))?,
+            None => open(&dir)?,
+        };
         if let Some(made_by) = &made_by.weights
             && files.weights_sha256()? != *made_by
         {
@@ -65,7 +66,7 @@ impl TableModel {
             );
             return Err(Error::Setting { key: "--model".into(), problem });
         }
-        Ok(Self { dir, files, made_by })
+        Ok(Self { files, made_by })
     }
 
     /// The digest of the weights that `find` will want; of a table that says it no file is read.
@@ -78,7 +79,7 @@ impl TableModel {
 
     /// Loads it.
     pub fn load(&self, args: &ModelArgs, towers: Towers) -> Result<Encoder, Error> {
-        Encoder::load((&self.files, &self.dir), args, towers, &self.made_by)
+        Encoder::load(&self.files, args, towers, &self.made_by)
     }
 }
 
@@ -86,6 +87,7 @@ impl TableModel {
 #[derive(Debug, Default)]
 struct MadeBy {
     dir: Option<PathBuf>,
+    family: Option<Family>,
     weights: Option<String>,
     preprocess: PreprocessSpec,
     caption: CaptionSpec,
@@ -94,19 +96,19 @@ struct MadeBy {
 impl Encoder {
     /// Loads the model of a folder.
     pub fn open(dir: &Path, args: &ModelArgs, towers: Towers) -> Result<Self, Error> {
-        Self::load((&ClipFiles::open(dir)?, dir), args, towers, &MadeBy::default())
+        Self::load(&open(dir)?, args, towers, &MadeBy::default())
     }
 
     fn load(
-        (files, dir): (&ClipFiles, &Path),
+        files: &ModelFiles,
         args: &ModelArgs,
         towers: Towers,
         made_by: &MadeBy,
     ) -> Result<Self, Error> {
-        let preprocess = Preprocess::read(dir, &made_by.preprocess)?;
-        let tokenizer = Tokenizer::read(dir, files.context_length(), &made_by.caption)?;
+        let preprocess = Preprocess::of(files.spec(), &made_by.preprocess)?;
+        let tokenizer = Tokenizer::of(files.spec(), files.context_length(), &made_by.caption)?;
         let placement = device::resolve(args.device, args.precision)?.placement;
-        let model = Box::new(files.load(towers, preprocess.scale(), placement)?);
+        let model = files.load(towers, preprocess.scale(), placement)?;
         let max_bytes = made_by.preprocess.max_bytes;
         Ok(Self { preprocess, max_bytes, tokenizer, model })
     }
@@ -165,11 +167,17 @@ impl MadeBy {
         let pipeline = table.pipeline();
         Self {
             dir: text("dir").map(PathBuf::from),
+            family: text("family").and_then(|word| word.parse().ok()),
             weights: text("weights_sha256"),
             preprocess: section(&pipeline, "preprocess"),
             caption: section(&pipeline, "caption"),
         }
     }
+}
+
+/// A folder of whatever family.
+fn open(dir: &Path) -> Result<ModelFiles, Error> {
+    ModelFiles::open(&ModelSpec::new(family::detect(dir)?, dir))
 }
 
 fn section<T: for<'de> Deserialize<'de> + Default>(pipeline: &toml::Table, name: &str) -> T {

@@ -10,6 +10,7 @@ mod filter;
 mod finalize;
 mod inspect;
 pub mod label;
+mod models;
 mod pipeline;
 mod plan;
 mod preflight;
@@ -48,6 +49,7 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
         Command::Dedup(args) => dedup::dedup(&args),
         Command::Label(args) => label::label(&args),
         Command::Search(args) => search::search(&args),
+        Command::Models(args) => models::models(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Preflight => preflight::preflight(),
         Command::TryImages(args) => try_images::try_images(&args),

@@ -1,17 +1,19 @@
-//! The model folder's `preprocessor_config.json`, and what it does to one image up to u8 pixels.
+//! What a model folder says of preprocessing, and what that does to one image up to u8 pixels.
 //!
-//! `CLIPImageProcessor`: RGB on white, resize (shortest side, or squash), centre crop. Scaling
-//! to floats and normalising are read and described here and done on the device.
+//! `CLIPImageProcessor` and its kin: RGB on white, resize (shortest side, or squash), centre crop.
+//! Scaling to floats and normalising are read and described here and done on the device. Which
+//! keys a family's file has is in `config`.
 
 mod config;
+mod open_clip;
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use self::config::Config;
+use self::config::{Config, Defaults};
 use super::budget::Budget;
 use super::decode::{self, Request};
 use super::phash::phash;
@@ -19,7 +21,7 @@ use super::resize::{Filter, Region, Resize, Rgb, Size, Vector};
 use crate::batch::{ImageInfo, PixelScale};
 use crate::error::{Error, RowError};
 use crate::regular;
-use crate::spec::PreprocessSpec;
+use crate::spec::{Family, ModelSpec, PreprocessSpec};
 
 /// What a thread keeps of the largest decoded image for the next one. Fresh memory costs the
 /// kernel's time; more than photos of web size need is given back.
@@ -36,12 +38,15 @@ pub struct Preprocess {
     filter: Filter,
     /// What the model takes.
     output: Size,
+    crop: Crop,
     rescale: Option<f64>,
     normalise: Option<([f32; 3], [f32; 3])>,
     spec: PreprocessSpec,
     budget: Arc<Budget>,
     /// Whether images are hashed by what they look like.
     phash: bool,
+    /// The file that says all this.
+    path: PathBuf,
 }
 
 /// The size before the crop.
@@ -53,6 +58,17 @@ enum Target {
     ShortestSide(usize),
     /// Both sides, whatever the shape.
     Squash(Size),
+    /// The longer side becomes this, the shorter one follows.
+    LongestSide(usize),
+}
+
+/// Where along an axis a centre crop or its padding begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Crop {
+    /// transformers: the offset of a crop is floored, padding before the image rounded up.
+    Floored,
+    /// torchvision: the offset is rounded to the nearest, halves to even; padding is floored.
+    Rounded,
 }
 
 impl Preprocess {
@@ -63,6 +79,22 @@ impl Preprocess {
     /// [`Error::NotFound`] without the file; [`Error::ModelFile`], naming the key, if it asks for
     /// what clipmill does not do, or if images would come out in different sizes.
     pub fn read(dir: &Path, spec: &PreprocessSpec) -> Result<Self, Error> {
+        Self::read_with(dir, spec, &config::CLIP)
+    }
+
+    /// Reads what the folder of a model of any family says.
+    ///
+    /// # Errors
+    /// As [`Preprocess::read`].
+    pub fn of(model: &ModelSpec, spec: &PreprocessSpec) -> Result<Self, Error> {
+        match model.family() {
+            Family::Clip => Self::read_with(model.dir(), spec, &config::CLIP),
+            Family::Siglip => Self::read_with(model.dir(), spec, &config::SIGLIP),
+            Family::OpenClip => open_clip::read(model.dir(), spec),
+        }
+    }
+
+    fn read_with(dir: &Path, spec: &PreprocessSpec, defaults: &Defaults) -> Result<Self, Error> {
         let path = dir.join("preprocessor_config.json");
         if !path.exists() {
             let hint = ": it says how the model wants its pixels".to_owned();
@@ -70,17 +102,22 @@ impl Preprocess {
         }
         let text = regular::read_to_string(&path).map_err(Error::io("read", &path))?;
         let wrong = |problem| Error::ModelFile { path: path.clone(), problem };
-        let config = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        Self::from_config(&Config(config), spec).map_err(wrong)
+        let map = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        let config = Config { map, defaults };
+        Self::from_config(&config, (&path, spec)).map_err(wrong)
     }
 
-    fn from_config(config: &Config, spec: &PreprocessSpec) -> Result<Self, String> {
+    fn from_config(
+        config: &Config<'_>,
+        (path, spec): (&Path, &PreprocessSpec),
+    ) -> Result<Self, String> {
         config.check_kind()?;
         let resize = match config.flag("do_resize", true)? {
             true => config.target()?,
             false => Target::Keep,
         };
-        let output = match (config.flag("do_center_crop", true)?, resize) {
+        let output = match (config.flag("do_center_crop", config.defaults.crop.is_some())?, resize)
+        {
             (true, _) => config.crop()?,
             (false, Target::Squash(size)) => size,
             (false, _) => {
@@ -100,13 +137,16 @@ impl Preprocess {
         };
         let normalise = match config.flag("do_normalize", true)? {
             true => Some((
-                config.triple("image_mean", config::MEAN)?,
-                config.triple("image_std", config::STD)?,
+                config.triple("image_mean", config.defaults.mean)?,
+                config.triple("image_std", config.defaults.std)?,
             )),
             false => None,
         };
         let (spec, budget) = (spec.clone(), Arc::new(Budget::new(u64::MAX)));
-        Ok(Self { resize, filter, output, rescale, normalise, spec, budget, phash: false })
+        let path = path.to_owned();
+        let crop = Crop::Floored;
+        let phash = false;
+        Ok(Self { resize, filter, output, crop, rescale, normalise, spec, budget, phash, path })
     }
 
     /// The same, with a limit to the bytes that images may take that are decoded at once.
@@ -117,6 +157,11 @@ impl Preprocess {
     /// The same; gives a perceptual hash of each image too, for which all of it is decoded.
     pub fn with_phash(self, phash: bool) -> Self {
         Self { phash, ..self }
+    }
+
+    /// The file that was read.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The height of the pixels.
@@ -136,7 +181,7 @@ impl Preprocess {
 
     /// Whether both give the same pixels; what is done to them on the device may differ.
     pub fn same_pixels(&self, other: &Self) -> bool {
-        let pixels = |form: &Self| (form.resize, form.filter, form.output);
+        let pixels = |form: &Self| (form.resize, form.filter, form.output, form.crop);
         pixels(self) == pixels(other)
     }
 
@@ -153,8 +198,9 @@ impl Preprocess {
             Target::Keep => Value::Null,
             Target::ShortestSide(side) => json!({ "shortest_edge": side }),
             Target::Squash(size) => json!({ "height": size.height, "width": size.width }),
+            Target::LongestSide(side) => json!({ "longest_edge": side }),
         };
-        json!({
+        let mut description = json!({
             "size": resize,
             "resample": self.filter as u8,
             "crop_size": { "height": self.output.height, "width": self.output.width },
@@ -163,8 +209,11 @@ impl Preprocess {
             "image_std": self.normalise.map(|(_, std)| std.map(f64::from)),
             "transparency": "white",
             "exif": self.spec.exif,
-        })
-        .to_string()
+        });
+        if self.crop == Crop::Rounded {
+            description["crop_offset"] = json!("rounded");
+        }
+        description.to_string()
     }
 
     /// Decodes, resizes and crops one image into `out`: u8 RGB, `[height, width, 3]`, row-major.
@@ -247,8 +296,8 @@ impl Preprocess {
     /// pixels begin.
     fn window(&self, width: usize, height: usize) -> (Resize, [usize; 2]) {
         let to = self.resize.size(width, height);
-        let (columns, left) = crop(to.width, self.output.width);
-        let (rows, top) = crop(to.height, self.output.height);
+        let (columns, left) = self.crop.along(to.width, self.output.width);
+        let (rows, top) = self.crop.along(to.height, self.output.height);
         (Resize { to, filter: self.filter, columns, rows, vector: Vector::best() }, [left, top])
     }
 }
@@ -258,6 +307,12 @@ impl Target {
         match self {
             Target::Keep => Size { width, height },
             Target::Squash(size) => size,
+            Target::LongestSide(side) => {
+                // `ResizeKeepRatio`: sides over the larger ratio, rounded as Python does.
+                let ratio = (height as f64 / side as f64).max(width as f64 / side as f64);
+                let of = |size: usize| ((size as f64 / ratio).round_ties_even() as usize).max(1);
+                Size { width: of(width), height: of(height) }
+            }
             Target::ShortestSide(side) => {
                 let (short, long) = (width.min(height), width.max(height));
                 // Python divides and then drops the fraction; the product is exact in f64.
@@ -271,13 +326,17 @@ impl Target {
     }
 }
 
-/// Along one axis, the part of `size` that a centre crop keeps and where it lands in the crop.
-///
-/// transformers floors the offset of the crop; where the image is smaller, it pads with zeros
-/// and rounds the padding before the image up.
-fn crop(size: usize, wanted: usize) -> (std::ops::Range<usize>, usize) {
-    match size.checked_sub(wanted) {
-        Some(surplus) => (surplus / 2..surplus / 2 + wanted, 0),
-        None => (0..size, (wanted - size).div_ceil(2)),
+impl Crop {
+    /// Along one axis, the part of `size` that a centre crop keeps and where it lands in the crop.
+    fn along(self, size: usize, wanted: usize) -> (std::ops::Range<usize>, usize) {
+        match (size.checked_sub(wanted), self) {
+            (Some(surplus), Crop::Floored) => (surplus / 2..surplus / 2 + wanted, 0),
+            (Some(surplus), Crop::Rounded) => {
+                let offset = (surplus as f64 / 2.0).round_ties_even() as usize;
+                (offset..offset + wanted, 0)
+            }
+            (None, Crop::Floored) => (0..size, (wanted - size).div_ceil(2)),
+            (None, Crop::Rounded) => (0..size, (wanted - size) / 2),
+        }
     }
 }

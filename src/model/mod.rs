@@ -1,25 +1,30 @@
 //! Dual encoders: an image tower and a text tower that share one embedding space.
 //!
-//! A family is a folder (`clip/`); `config`, `weights` and `device` serve every family. Pixels
+//! `ModelFiles` is a model folder of any family, opened and checked; `family` knows how folders
+//! describe a model, `tower` what it computes. Pixels
 //! arrive as u8 and are scaled on the device; decoding, resizing and tokenizing are done before
 //! (see `images` and `text`).
 
+pub mod architecture;
 mod attention;
-pub mod clip;
-pub mod config;
 mod cpu;
 mod cuda_driver;
 pub mod device;
 mod distinct;
 pub mod doctor;
+pub mod family;
+mod files;
 mod lanes;
 mod norm;
 mod onednn;
 pub mod pending;
+mod tower;
 mod transfer;
 pub mod weights;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::files::ModelFiles;
 
 use self::pending::Pending;
 use crate::batch::{Captions, Embeddings, Pixels};
@@ -78,6 +83,11 @@ pub trait DualEncoder: Send {
 
     /// What cosines are multiplied by before a softmax: `exp` of the weights' `logit_scale`.
     fn logit_scale(&self) -> f32;
+
+    /// What is added to scaled cosines before a sigmoid, where the weights hold that.
+    fn logit_bias(&self) -> Option<f32> {
+        None
+    }
 
     /// Length of an embedding.
     fn embedding_dim(&self) -> usize;

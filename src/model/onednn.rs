@@ -24,6 +24,8 @@ pub(super) enum Epilogue {
     Silu,
     /// `x * (1 + erf(x / sqrt 2)) / 2`.
     Gelu,
+    /// `x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
+    GeluTanh,
 }
 
 /// `AtenTensorHandle`: a pointer to an `at::Tensor`, as `tch::Tensor` holds one.
@@ -94,6 +96,7 @@ impl OneDnn {
             Epilogue::Nothing => (c"none", ptr::null()),
             Epilogue::Silu => (c"swish", ptr::null()),
             Epilogue::Gelu => (c"gelu", &c"none".as_ptr() as *const _),
+            Epilogue::GeluTanh => (c"gelu", &c"tanh".as_ptr() as *const _),
         };
         let mut out = ptr::null_mut();
         // SAFETY: the handles live through the call; no scalars are passed, and their count is 0.

@@ -1,6 +1,7 @@
 //! Safetensors files as named tensors, checked both ways before a byte of them is used.
 //!
-//! A model folder holds model.safetensors, or shards listed by model.safetensors.index.json.
+//! A model folder holds one file, such as model.safetensors, or shards listed by
+//! model.safetensors.index.json.
 //! What is missing, too many, misshapen or not finite is an error that names the tensor:
 //! LibTorch's own loaders skip, broadcast or invent. Pickled weights are refused. Which tensors
 //! an architecture has is not known here.
@@ -19,14 +20,22 @@ use crate::digest;
 use crate::error::Error;
 use crate::regular;
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 const PICKLED: [&str; 4] = [
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     "model.pt",
     "open_clip_pytorch_model.bin",
 ];
+
+/// What a family calls the files of its weights.
+#[derive(Debug, Clone, Copy)]
+pub struct FileNames {
+    /// Which says what the weights hold, for messages.
+    pub config: &'static str,
+    /// Names of a file that holds all weights; the first that is there is read. Shards are listed
+    /// by NAME.index.json.
+    pub single: &'static [&'static str],
+}
 
 /// A tensor that the architecture has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +50,8 @@ pub struct Weights {
     files: Vec<WeightsFile>,
     /// Tensor name -> index into `files`.
     tensors: BTreeMap<String, usize>,
+    /// Which says what the weights hold.
+    config: &'static str,
 }
 
 #[derive(Debug)]
@@ -59,36 +70,39 @@ impl Weights {
     /// `NotFound` without weights or without a listed shard, `PickledWeights` where there is no
     /// other kind, `ModelFile` for a damaged header or index, `Tensor` for a tensor in two files
     /// or in another than the index says.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        if dir.join(SINGLE).exists() {
-            return Self::collect(vec![WeightsFile::open(dir.join(SINGLE))?]);
+    pub fn open(dir: &Path, names: FileNames) -> Result<Self, Error> {
+        let FileNames { config, single } = names;
+        let there = |name: &str| dir.join(name).exists();
+        if let Some(name) = single.iter().find(|name| there(name)) {
+            return Self::collect(vec![WeightsFile::open(dir.join(name), name)?], config);
         }
-        let index = dir.join(INDEX);
-        if index.exists() {
-            return Self::sharded(dir, &index);
+        let indices: Vec<_> = single.iter().map(|name| format!("{name}.index.json")).collect();
+        if let Some(index) = indices.iter().find(|name| there(name)) {
+            return Self::sharded(dir, index, config);
         }
-        if let Some(name) = PICKLED.iter().find(|name| dir.join(name).exists()) {
+        if let Some(name) = PICKLED.iter().find(|name| there(name)) {
             return Err(Error::PickledWeights { path: dir.join(name) });
         }
+        let others = single[1..].iter().map(|name| (*name).to_owned()).chain(indices);
         Err(Error::NotFound {
             what: "weights file",
-            path: dir.join(SINGLE),
-            hint: format!(", nor does {INDEX}"),
+            path: dir.join(single[0]),
+            hint: format!(", nor does {}", others.collect::<Vec<_>>().join(" or ")),
         })
     }
 
-    fn sharded(dir: &Path, index: &Path) -> Result<Self, Error> {
-        let listed = read_index(index)?;
+    fn sharded(dir: &Path, index: &str, config: &'static str) -> Result<Self, Error> {
+        let listed = read_index(&dir.join(index))?;
         let mut names: Vec<&String> = listed.values().collect();
         names.sort_unstable();
         names.dedup();
-        let files = names.into_iter().map(|name| WeightsFile::open(dir.join(name)));
-        let weights = Self::collect(files.collect::<Result<_, _>>()?)?;
+        let files = names.into_iter().map(|name| WeightsFile::open(dir.join(name), index));
+        let weights = Self::collect(files.collect::<Result<_, _>>()?, config)?;
         for (tensor, &file) in &weights.tensors {
             let file = &weights.files[file];
             let named = listed.get(tensor).map(|name| dir.join(name));
             if named.as_ref() != Some(&file.path) {
-                let problem = format!("is in this shard, and {INDEX} says otherwise");
+                let problem = format!("is in this shard, and {index} says otherwise");
                 return Err(file.problem(tensor, problem));
             }
         }
@@ -96,13 +110,13 @@ impl Weights {
             Some((tensor, name)) => Err(Error::Tensor {
                 path: dir.join(name),
                 tensor: tensor.clone(),
-                problem: format!("is missing, and {INDEX} says that it is in this shard"),
+                problem: format!("is missing, and {index} says that it is in this shard"),
             }),
             None => Ok(weights),
         }
     }
 
-    fn collect(files: Vec<WeightsFile>) -> Result<Self, Error> {
+    fn collect(files: Vec<WeightsFile>, config: &'static str) -> Result<Self, Error> {
         let mut tensors = BTreeMap::new();
         for (index, file) in files.iter().enumerate() {
             for name in file.metadata.offset_keys() {
@@ -112,7 +126,7 @@ impl Weights {
                 }
             }
         }
-        Ok(Self { files, tensors })
+        Ok(Self { files, tensors, config })
     }
 
     /// Compares names and shapes with what the architecture has, both ways.
@@ -126,8 +140,8 @@ impl Weights {
             let (file, info) = self.find(&wanted.name)?;
             if info.shape.iter().map(|&side| side as i64).ne(wanted.shape.iter().copied()) {
                 let problem = format!(
-                    "has shape {:?} where config.json makes it {:?}",
-                    info.shape, wanted.shape
+                    "has shape {:?} where {} makes it {:?}",
+                    info.shape, self.config, wanted.shape
                 );
                 return Err(file.problem(&wanted.name, problem));
             }
@@ -138,7 +152,7 @@ impl Weights {
             self.tensors.iter().find(|(name, _)| !known(name) && !ignored.contains(&name.as_str()));
         match extra {
             Some((name, &file)) => {
-                let problem = "is not part of the model that config.json describes".into();
+                let problem = format!("is not part of the model that {} describes", self.config);
                 Err(self.files[file].problem(name, problem))
             }
             None => Ok(()),
@@ -207,10 +221,11 @@ impl Weights {
 }
 
 impl WeightsFile {
-    fn open(path: PathBuf) -> Result<Self, Error> {
+    /// `index` lists the file, where it is a shard.
+    fn open(path: PathBuf, index: &str) -> Result<Self, Error> {
         let file = match regular::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let hint = format!(", and {INDEX} lists it: copy the whole folder");
+                let hint = format!(", and {index} lists it: copy the whole folder");
                 return Err(Error::NotFound { what: "weights file", path, hint });
             }
             other => other.map_err(Error::io("open", &path))?,

@@ -11,17 +11,16 @@ use crate::digest;
 use crate::encode::Inputs;
 use crate::error::Error;
 use crate::images::Preprocess;
-use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
-use crate::model::{DualEncoder, Towers};
-use crate::spec::{DeclaredColumn, ModelSpec, ModelsSpec, PipelineSpec};
+use crate::model::{DualEncoder, ModelFiles, Towers};
+use crate::spec::{DeclaredColumn, Family, ModelSpec, ModelsSpec, PipelineSpec};
 use crate::text::Tokenizer;
 
 /// One model of a plan.
 #[derive(Clone)]
 pub struct PlannedModel {
     pub spec: ModelSpec,
-    pub files: Arc<ClipFiles>,
+    pub files: Arc<ModelFiles>,
     /// The work that the columns ask of it.
     pub needs: Needs,
     /// One a device.
@@ -43,8 +42,7 @@ impl PlannedModel {
     /// Loads it onto the device of that index.
     pub fn load(&self, device: usize) -> Result<Box<dyn DualEncoder>, Error> {
         let scale = self.preprocess.as_ref().map_or(PixelScale::NONE, Preprocess::scale);
-        let model = self.files.load(self.inputs.towers, scale, self.placements[device])?;
-        Ok(Box::new(model))
+        self.files.load(self.inputs.towers, scale, self.placements[device])
     }
 
     /// The precision as a pipeline file writes it.
@@ -66,6 +64,8 @@ pub struct Models {
 /// A way to read text.
 pub struct Reader {
     pub tokenizer: Tokenizer,
+    /// Whose rules it follows.
+    family: Family,
     /// Of the files that it was read from, one after the other.
     pub sha256: String,
     /// Whether captions are wanted filled up to the context too.
@@ -100,7 +100,7 @@ impl Models {
     }
 
     fn add(&mut self, spec: &PipelineSpec, model: &ModelSpec, needs: Needs) -> Result<(), Error> {
-        let files = Arc::new(ClipFiles::open(&model.dir)?);
+        let files = Arc::new(ModelFiles::open(model)?);
         let placements = device::resolve(spec.run.device, model.precision)?.placements();
         let towers =
             Towers { image: needs.image_tower, text: needs.text_tower, states: needs.text_states };
@@ -116,10 +116,9 @@ impl Models {
         let mut captions = 0;
         if needs.captions {
             let wanted = reader(spec, model, (&files, needs.text_states))?;
-            let context = |reader: &Reader| reader.tokenizer.context_length();
-            let alike = |reader: &Reader| {
-                (&reader.sha256, context(reader)) == (&wanted.sha256, context(&wanted))
-            };
+            let rules = |reader: &Reader| (reader.family, reader.tokenizer.context_length());
+            let alike =
+                |reader: &Reader| rules(reader) == rules(&wanted) && reader.sha256 == wanted.sha256;
             captions = self.readers.iter().position(alike).unwrap_or(self.readers.len());
             match self.readers.get_mut(captions) {
                 Some(shared) => shared.padded |= wanted.padded,
@@ -176,32 +175,35 @@ pub fn model_of(
 fn preprocess(
     spec: &PipelineSpec,
     model: &ModelSpec,
-    files: &ClipFiles,
+    files: &ModelFiles,
 ) -> Result<Preprocess, Error> {
-    let preprocess = Preprocess::read(&model.dir, &spec.preprocess)?;
+    let preprocess = Preprocess::of(model, &spec.preprocess)?;
     let (made, wanted) = ((preprocess.height(), preprocess.width()), files.image_size());
     if made == (wanted, wanted) {
         return Ok(preprocess);
     }
     let problem = format!(
-        "gives images of {}x{}, and config.json's image tower takes {wanted}x{wanted}",
-        made.1, made.0
+        "gives images of {}x{}, and {}'s image tower takes {wanted}x{wanted}",
+        made.1,
+        made.0,
+        model.family().config_file()
     );
-    Err(Error::ModelFile { path: model.dir.join("preprocessor_config.json"), problem })
+    Err(Error::ModelFile { path: preprocess.path().to_owned(), problem })
 }
 
 fn reader(
     spec: &PipelineSpec,
     model: &ModelSpec,
-    (files, padded): (&ClipFiles, bool),
+    (files, padded): (&ModelFiles, bool),
 ) -> Result<Reader, Error> {
-    let tokenizer = Tokenizer::read(&model.dir, files.context_length(), &spec.caption)?;
+    let tokenizer = Tokenizer::of(model, files.context_length(), &spec.caption)?;
     let (has, takes) = (tokenizer.vocab_size(), files.vocab_size());
     if has > takes {
         let problem = format!("its text tower knows {takes} tokens, and the tokenizer has {has}");
-        return Err(Error::ModelFile { path: model.dir.join("config.json"), problem });
+        let path = model.dir().join(model.family().config_file());
+        return Err(Error::ModelFile { path, problem });
     }
     let digests = tokenizer.files().iter().map(|file| digest::of_file(file));
     let sha256 = digests.collect::<Result<Vec<_>, _>>()?.join(" ");
-    Ok(Reader { tokenizer, sha256, padded })
+    Ok(Reader { tokenizer, family: model.family(), sha256, padded })
 }

@@ -94,7 +94,7 @@ fn check_stored(plan: &Plan, weights: &str) -> Result<(), Error> {
             "{} was made by other weights (sha256 {other}) than those of {}: its embeddings do \
              not compare with this model's captions",
             input.path.display(),
-            plan.spec.model.first_dir().display()
+            plan.spec.model.all()[0].dir().display()
         );
         return Err(Error::Setting { key: "image.embedding".into(), problem });
     }

@@ -44,7 +44,9 @@ impl Plan {
         let bytes = self.memory.decoding.saturating_add(MARGIN);
         let command = || {
             let mut command = own_program().expect("only the program itself leaves suspects");
-            command.arg("try-images").arg("--model").arg(self.spec.model.first_dir());
+            let model = &self.spec.model.all()[0];
+            command.arg("try-images").args(["--family", model.family().as_str()]);
+            command.arg("--model").arg(model.dir());
             command.args(["--preprocess", &settings, "--memory", &bytes.to_string()]);
             command
         };

@@ -6,6 +6,7 @@
 mod cluster;
 mod declared;
 mod dedup;
+mod family;
 pub mod filter;
 mod label;
 pub mod layers;
@@ -26,8 +27,9 @@ pub use cluster::{
 };
 pub use declared::{DeclaredColumn, Names};
 pub use dedup::{DedupSpec, default_distance, default_threshold};
+pub use family::Family;
 pub use label::{LabelSpec, default_labels, label_names};
-pub use models::{Family, ModelSpec, ModelsSpec};
+pub use models::{ModelSpec, ModelsSpec};
 pub use report::ReportSpec;
 pub use search::{SearchSpec, default_hits};
 pub use url::{ImageUrlSpec, UrlScheme};

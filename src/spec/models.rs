@@ -10,24 +10,7 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::PrecisionSpec;
-
-/// A family of models: how their folders are laid out and what their weights mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Family {
-    /// transformers' `CLIPModel`.
-    Clip,
-}
-
-impl Family {
-    /// The word in the pipeline file.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Family::Clip => "clip",
-        }
-    }
-}
+use super::{Family, PrecisionSpec};
 
 /// One model of a pipeline.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +24,21 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
+    /// A model of that family in a folder, in the precision that is best where it runs.
+    pub fn new(family: Family, dir: impl Into<PathBuf>) -> Self {
+        Self { name: None, family, dir: dir.into(), precision: PrecisionSpec::default() }
+    }
+
+    /// The kind of model.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The model's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where the pipeline file has it: `model.clip`, `model.clip.b32`.
     pub fn key(&self) -> String {
         let name = self.name.iter().map(|name| format!(".{name}"));
@@ -56,11 +54,6 @@ impl ModelsSpec {
     /// In the order of the file.
     pub fn all(&self) -> &[ModelSpec] {
         &self.0
-    }
-
-    /// The folder of the first, where images that may kill the process are tried.
-    pub fn first_dir(&self) -> &Path {
-        &self.0[0].dir
     }
 }
 

@@ -15,10 +15,9 @@ use arrow::compute::concat_batches;
 use clipmill::batch::{Captions, Pixels};
 use clipmill::error::Error;
 use clipmill::images::Preprocess;
-use clipmill::model::DualEncoder;
-use clipmill::model::clip::Clip;
 use clipmill::model::device::{self, Placement};
-use clipmill::spec::{CaptionSpec, PreprocessSpec};
+use clipmill::model::{DualEncoder, ModelFiles, Towers};
+use clipmill::spec::{CaptionSpec, Family, ModelSpec, PreprocessSpec};
 use clipmill::text::Tokenizer;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tch::{Device, Kind};
@@ -90,12 +89,13 @@ fn preprocess(data: &Path) -> Work {
 }
 
 /// The model on every core.
-fn clip(data: &Path, precision: &str) -> Result<Clip, Error> {
+fn clip(data: &Path, precision: &str) -> Result<Box<dyn DualEncoder>, Error> {
     device::set_threads(std::thread::available_parallelism().map_or(1, usize::from));
     let kind = if precision == "bf16" { Kind::BFloat16 } else { Kind::Float };
     let dir = model_dir(data);
     let scale = Preprocess::read(&dir, &PreprocessSpec::default())?.scale();
-    Clip::load(&dir, scale, Placement { device: Device::Cpu, kind })
+    let placement = Placement { device: Device::Cpu, kind };
+    ModelFiles::open(&ModelSpec::new(Family::Clip, &dir))?.load(Towers::BOTH, scale, placement)
 }
 
 /// A batch of images. Any pixels do for the speed, as long as no two images are the same: those

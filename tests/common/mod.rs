@@ -77,6 +77,16 @@ pub fn read_f32(path: &Path) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
 }
 
+/// The largest difference of two lists of numbers; a NaN is one.
+pub fn most_apart(ours: &[f32], theirs: &[f32]) -> f32 {
+    assert_eq!(ours.len(), theirs.len());
+    // `max` would drop a NaN.
+    ours.iter()
+        .zip(theirs)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |most, apart| if apart <= most { most } else { apart })
+}
+
 /// What a run of the program left.
 pub struct Ran {
     pub code: i32,

@@ -15,12 +15,12 @@ use clipmill::digest;
 use clipmill::error::{Error, RowStatus};
 use clipmill::images::Preprocess;
 use clipmill::manifest::{FILE_NAME, Manifest};
-use clipmill::model::clip::{Clip, ClipFiles};
 use clipmill::model::device::Placement;
+use clipmill::model::{ModelFiles, Towers};
 use clipmill::sink::read_published;
 use clipmill::source::{InputFile, ParquetSource, Part, Source, preflight};
 use clipmill::spec::layers;
-use clipmill::spec::{CaptionSpec, PreprocessSpec};
+use clipmill::spec::{CaptionSpec, Family, ModelSpec, PreprocessSpec};
 use clipmill::text::Tokenizer;
 
 /// Called with a folder that is its own, and the bytes.
@@ -148,13 +148,17 @@ pub fn part(dir: &Path, bytes: &[u8]) -> bool {
     is_part(bytes)
 }
 
+fn open(dir: &Path) -> Result<ModelFiles, Error> {
+    ModelFiles::open(&ModelSpec::new(Family::Clip, dir))
+}
+
 /// Weights of the small model that `config.json` in the folder describes.
 pub fn weights(dir: &Path, bytes: &[u8]) -> bool {
     write(dir, "config.json", SMALL_CONFIG.as_bytes());
     write(dir, "model.safetensors", bytes);
     let scale = PixelScale { rescale: 1.0, mean: [0.0; 3], std: [1.0; 3] };
     let cpu = Placement { device: tch::Device::Cpu, kind: tch::Kind::Float };
-    is_read(Clip::load(dir, scale, cpu))
+    is_read(open(dir).and_then(|files| files.load(Towers::BOTH, scale, cpu)))
 }
 
 /// `config.json`, beside the sample's weights.
@@ -164,7 +168,7 @@ pub fn config(dir: &Path, bytes: &[u8]) -> bool {
     if !weights.exists() {
         fs::copy(sample().join("model/model.safetensors"), &weights).expect("copied");
     }
-    is_read(ClipFiles::open(dir))
+    is_read(open(dir))
 }
 
 /// `preprocessor_config.json`.

@@ -1,4 +1,4 @@
-//! `preprocessor_config.json`, key by key, with the defaults of `CLIPImageProcessor`.
+//! `preprocessor_config.json`, key by key, with the defaults of a family's image processor.
 //!
 //! Problems name the key. What the settings do to an image is in `preprocess`.
 
@@ -11,12 +11,47 @@ use crate::images::resize::Size;
 pub const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 pub const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
-/// The JSON file, read key by key. Problems name the key.
-pub struct Config(pub Map<String, Value>);
+/// What an image processor of transformers does where its file does not say.
+pub struct Defaults {
+    /// The names of the class and of older ones like it; others follow with a suffix.
+    kinds: &'static [&'static str],
+    size: Target,
+    /// Of the crop, where there is one.
+    pub crop: Option<Size>,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
 
-impl Config {
+const SIDE: usize = 224;
+const SQUARE: Size = Size { width: SIDE, height: SIDE };
+
+/// `CLIPImageProcessor` (image_processing_clip.py of transformers 5.23).
+pub const CLIP: Defaults = Defaults {
+    kinds: &["CLIPImageProcessor", "CLIPFeatureExtractor"],
+    size: Target::ShortestSide(SIDE),
+    crop: Some(SQUARE),
+    mean: MEAN,
+    std: STD,
+};
+
+/// `SiglipImageProcessor` (image_processing_siglip.py).
+pub const SIGLIP: Defaults = Defaults {
+    kinds: &["SiglipImageProcessor"],
+    size: Target::Squash(SQUARE),
+    crop: None,
+    mean: [0.5; 3],
+    std: [0.5; 3],
+};
+
+/// The JSON file, read key by key. Problems name the key.
+pub struct Config<'a> {
+    pub map: Map<String, Value>,
+    pub defaults: &'a Defaults,
+}
+
+impl Config<'_> {
     fn get(&self, key: &str) -> Option<&Value> {
-        self.0.get(key).filter(|value| !value.is_null())
+        self.map.get(key).filter(|value| !value.is_null())
     }
 
     /// Refuses another family's processor, whose defaults differ, and steps not done here.
@@ -24,8 +59,10 @@ impl Config {
         let kinds = ["image_processor_type", "feature_extractor_type"];
         if let Some((key, kind)) = kinds.iter().find_map(|key| Some((key, self.get(key)?))) {
             let kind = kind.as_str().unwrap_or_default();
-            if !kind.starts_with("CLIPImageProcessor") && kind != "CLIPFeatureExtractor" {
-                return Err(format!("\"{key}\" is \"{kind}\": clipmill reads CLIPImageProcessor"));
+            let known = self.defaults.kinds;
+            if !known.iter().any(|known| kind.starts_with(known)) {
+                let wanted = known[0];
+                return Err(format!("\"{key}\" is \"{kind}\": clipmill reads {wanted}"));
             }
         }
         if !self.flag("do_convert_rgb", true)? {
@@ -65,7 +102,7 @@ impl Config {
     /// `size`: a number is the shortest side.
     pub fn target(&self) -> Result<Target, String> {
         match self.sides("size")? {
-            Sides::Default => Ok(Target::ShortestSide(224)),
+            Sides::Default => Ok(self.defaults.size),
             Sides::One(side) => Ok(Target::ShortestSide(side)),
             Sides::Two(size) => Ok(Target::Squash(size)),
         }
@@ -74,7 +111,7 @@ impl Config {
     /// `crop_size`: a number is a square.
     pub fn crop(&self) -> Result<Size, String> {
         match self.sides("crop_size")? {
-            Sides::Default => Ok(Size { width: 224, height: 224 }),
+            Sides::Default => Ok(self.defaults.crop.unwrap_or(SQUARE)),
             Sides::One(side) => Ok(Size { width: side, height: side }),
             Sides::Two(size) => Ok(size),
         }

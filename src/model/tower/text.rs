@@ -1,19 +1,20 @@
 //! The text tower: token ids to embeddings.
 //!
-//! A caption is cut at the position that is read: sight is causal, so later tokens cannot
-//! change it. Equal captions are encoded once, sorted by length and packed without padding.
-//! Formula: `CLIPTextModel` of transformers' modeling_clip.py. Tokenizing is done before (see
+//! A caption is cut at the position that is read: where sight is causal, later tokens cannot
+//! change it, and where it is not, the last one is read. Equal captions are encoded once, sorted by length and packed without padding.
+//! Formulas: `CLIPTextModel` of transformers' modeling_clip.py and `SiglipTextModel` of its
+//! modeling_siglip.py. Tokenizing is done before (see
 //! the crate's `text`).
 
 use std::collections::HashMap;
 
 use tch::{TchError, Tensor};
 
-use super::block::{Blocks, Sight, Span};
+use super::block::{Blocks, Span};
 use super::layers::{LayerNorm, Stream};
 use super::loader::Loader;
 use crate::error::Error;
-use crate::model::config::{Pooling, TextConfig};
+use crate::model::architecture::{Pooling, TextConfig, TextProjection};
 use crate::model::device::Placement;
 use crate::model::transfer::upload;
 
@@ -26,6 +27,8 @@ pub(super) struct TextTower {
     final_norm: LayerNorm,
     /// `[embedding, width]`, f32.
     projection: Tensor,
+    /// `[embedding]`, f32.
+    projection_bias: Option<Tensor>,
     placement: Placement,
 }
 
@@ -34,12 +37,15 @@ impl TextTower {
     pub fn load(loader: &Loader, config: &TextConfig, states: bool) -> Result<Self, Error> {
         let named = |name: &str| format!("text_model.{name}");
         let eps = config.tower.layer_norm_eps;
+        let has_bias = config.projection == TextProjection::ProductAndBias;
+        let projection_bias = has_bias.then(|| loader.placed_f32("text_projection.bias"));
         Ok(Self {
             tokens: loader.placed_f32(&named("embeddings.token_embedding.weight"))?,
             positions: loader.placed_f32(&named("embeddings.position_embedding.weight"))?,
-            blocks: Blocks::load(loader, "text_model", (&config.tower, Sight::Causal), states)?,
+            blocks: Blocks::load(loader, "text_model", (&config.tower, config.sight), states)?,
             final_norm: LayerNorm::load_f32(loader, &named("final_layer_norm"), eps)?,
             projection: loader.placed_f32("text_projection.weight")?,
+            projection_bias: projection_bias.transpose()?,
             placement: loader.placement,
         })
     }
@@ -55,7 +61,7 @@ impl TextTower {
         let pooled = self.place(&ends.collect::<Vec<_>>())?;
         let x = self.blocks.forward(self.embed(sequences)?, &spans(sequences), &pooled)?;
         let x = self.final_norm.forward(&x)?;
-        x.f_linear(&self.projection, None::<&Tensor>)
+        x.f_linear(&self.projection, self.projection_bias.as_ref())
     }
 
     /// Sequences of one length -> f32 `[tokens, width]`, after the last layer norm.
@@ -105,12 +111,13 @@ impl<'a> Packing<'a> {
     }
 }
 
-/// The ids up to the position that `CLIPTextModel` reads. Where there is no end-of-text that is
+/// The ids up to the position that is read. Where there is no end-of-text that is
 /// the first position, as `argmax` of nothing but zeros is.
 fn cut(ids: &[i64], pooling: Pooling) -> &[i64] {
     let end = match pooling {
         Pooling::FirstOf(end) => end,
         Pooling::HighestId => ids.iter().copied().max().unwrap_or(0),
+        Pooling::Last => return ids,
     };
     let position = ids.iter().position(|&id| id == end).unwrap_or(0);
     &ids[..ids.len().min(position + 1)]

@@ -7,12 +7,14 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::error::Error;
 use crate::model::device::{self, Placement};
+use crate::model::family::{Names, Part, Source};
 use crate::model::onednn::OneDnn;
 use crate::model::weights::Weights;
 
-/// The weights and the place they go to.
+/// The weights, what they call the tensors, and the place they go to.
 pub(super) struct Loader<'a> {
     pub weights: &'a Weights,
+    pub names: Names,
     pub placement: Placement,
 }
 
@@ -25,9 +27,20 @@ impl Loader<'_> {
         if device == Device::Cpu && fits { OneDnn::get() } else { None }
     }
 
-    /// f32, on the CPU. It may be the file's own memory: `place` makes a copy.
+    /// A tensor of the towers, f32, on the CPU. It may be the file's own memory: `place` makes a
+    /// copy.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
-        self.weights.tensor(name)
+        let Source { name, part } = self.names.source(name);
+        let tensor = self.weights.tensor(&name)?;
+        match part {
+            Part::Whole => Ok(tensor),
+            Part::Rows { index, of } => {
+                let rows = tensor.size()[0] / of;
+                tensor.f_narrow(0, index * rows, rows).map_err(torch)
+            }
+            Part::Transposed => tensor.f_transpose(0, 1).map_err(torch),
+            Part::Leading(sides) => tensor.f_view(&tensor.size()[sides..]).map_err(torch),
+        }
     }
 
     /// On the device, in f32.
@@ -39,7 +52,7 @@ impl Loader<'_> {
     pub fn place(&self, name: &str, tensor: &Tensor, kind: Kind) -> Result<Tensor, Error> {
         let placed = tensor.f_to_device_(self.placement.device, kind, false, true);
         let placed = placed.and_then(|tensor| tensor.f_contiguous()).map_err(torch)?;
-        self.weights.converted(name, &placed)?;
+        self.weights.converted(&self.names.source(name).name, &placed)?;
         Ok(placed)
     }
 

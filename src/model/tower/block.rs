@@ -11,20 +11,13 @@ use super::attend::{Attend, Packed};
 use super::layers::{LayerNorm, Linear, Mlp, Stream};
 use super::loader::Loader;
 use crate::error::Error;
-use crate::model::config::TowerConfig;
+use crate::model::architecture::{Sight, TowerConfig};
 
 /// Consecutive sequences of one length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub sequences: i64,
     pub len: i64,
-}
-
-/// Whether a token sees only itself and those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sight {
-    Causal,
-    Full,
 }
 
 /// The blocks of a tower.

@@ -6,10 +6,10 @@
 
 use tch::{TchError, Tensor};
 
-use super::block::{Sight, Span};
+use super::block::Span;
 use super::loader::Loader;
+use crate::model::architecture::{Sight, TowerConfig};
 use crate::model::attention::{Columns, Sequence, attention};
-use crate::model::config::TowerConfig;
 use crate::model::cpu::Cpu;
 
 /// What the products before attention gave, parts side by side in the columns.

@@ -8,7 +8,7 @@ use tch::{Kind, TchError, Tensor};
 
 use super::loader::{Loader, torch};
 use crate::error::Error;
-use crate::model::config::{Activation, TowerConfig};
+use crate::model::architecture::{Activation, TowerConfig};
 use crate::model::cpu::Cpu;
 use crate::model::device::Placement;
 use crate::model::norm::{Affine, add_and_norm};
@@ -201,7 +201,9 @@ impl Mlp {
         match (self.up.fused, self.activation) {
             (Some(onednn), Activation::QuickGelu) => onednn.linear(x, parts, Epilogue::Silu),
             (Some(onednn), Activation::Gelu) => onednn.linear(x, parts, Epilogue::Gelu),
+            (Some(onednn), Activation::GeluTanh) => onednn.linear(x, parts, Epilogue::GeluTanh),
             (None, Activation::Gelu) => self.up.forward(x)?.f_gelu("none"),
+            (None, Activation::GeluTanh) => self.up.forward(x)?.f_gelu("tanh"),
             (None, Activation::QuickGelu) => {
                 let y = self.up.forward(x)?;
                 y.f_mul_scalar(QUICK_GELU)?.f_sigmoid_()?.f_mul_(&y)

@@ -1,27 +1,30 @@
-//! CLIP as transformers' `CLIPModel`: any width, depth and patch size that its config.json says.
+//! Two towers on their device: what the weights of any family compute.
 //!
-//! `ClipFiles` is a model folder opened and checked; `Clip` is the model on its device. A batch
-//! of any size is encoded in passes that fit the CPU's caches or the GPU's memory, so batch size
-//! is the plan's affair and does not change what comes out beyond float noise.
+//! `DualTowers` encodes batches of any size in passes that fit the CPU's caches or the GPU's
+//! memory, so batch size is the plan's affair and does not change what comes out beyond float
+//! noise. What tells families apart is in the `Architecture`; opening and checking a folder is
+//! the affair of `files`.
 
 mod attend;
 mod block;
 mod image;
 mod layers;
 mod loader;
-mod tensors;
+mod pool;
+pub(super) mod tensors;
 mod text;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tch::{Device, Kind, TchError, Tensor, no_grad};
 
 use self::image::ImageTower;
 use self::loader::Loader;
 use self::text::{Packing, TextTower};
-use super::config::{ClipConfig, TowerConfig};
+use super::architecture::{Architecture, Pooling, TowerConfig};
 use super::device::{self, Placement};
 use super::distinct::Distinct;
+use super::family::{Keys, Names};
 use super::pending::{PassSize, Pending};
 use super::transfer::{Download, upload};
 use super::weights::Weights;
@@ -29,120 +32,60 @@ use super::{AtOnce, DualEncoder, Towers};
 use crate::batch::{Captions, Embeddings, PixelScale, Pixels};
 use crate::error::Error;
 
-/// A `CLIPModel` folder whose configuration and weights fit each other; no weights are read yet.
-#[derive(Debug)]
-pub struct ClipFiles {
-    dir: PathBuf,
-    config: ClipConfig,
-    weights: Weights,
-}
-
-impl ClipFiles {
-    /// Opens a folder and checks config.json and the weights' names, shapes and types.
-    ///
-    /// # Errors
-    /// `NotFound`, `ModelFile`, `PickledWeights` or `Tensor`, naming the file and what is wrong.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        let config = ClipConfig::read(dir)?;
-        let weights = Weights::open(dir)?;
-        weights.check(&tensors::expected(&config), &tensors::BUFFERS)?;
-        Ok(Self { dir: dir.into(), config, weights })
-    }
-
-    /// The architecture.
-    pub fn config(&self) -> &ClipConfig {
-        &self.config
-    }
-
-    /// Side of the square input in pixels.
-    pub fn image_size(&self) -> usize {
-        self.config.vision.image_size as usize
-    }
-
-    /// The most tokens in a caption, start-of-text and end-of-text included.
-    pub fn context_length(&self) -> usize {
-        self.config.text.context_length as usize
-    }
-
-    /// How many token ids the text tower knows.
-    pub fn vocab_size(&self) -> usize {
-        self.config.text.vocab_size as usize
-    }
-
-    /// Length of an embedding.
-    pub fn embedding_dim(&self) -> usize {
-        self.config.projection_dim as usize
-    }
-
-    /// Width of the text tower: the length of a token's state.
-    pub fn text_width(&self) -> usize {
-        self.config.text.tower.width as usize
-    }
-
-    /// How many numbers the weights hold.
-    pub fn n_parameters(&self) -> u64 {
-        let shapes = tensors::expected(&self.config).into_iter().map(|tensor| tensor.shape);
-        shapes.map(|shape| shape.iter().product::<i64>() as u64).sum()
-    }
-
-    /// See [`Weights::sha256`].
-    ///
-    /// # Errors
-    /// `Io` when a file cannot be read.
-    pub fn weights_sha256(&self) -> Result<String, Error> {
-        self.weights.sha256()
-    }
-
-    /// Reads the weights of `towers` onto the device.
-    ///
-    /// # Errors
-    /// `Tensor` for a value that is not finite, `Torch` when LibTorch refuses (out of memory).
-    pub fn load(
-        &self,
-        towers: Towers,
-        scale: PixelScale,
-        placement: Placement,
-    ) -> Result<Clip, Error> {
-        no_grad(|| {
-            let loader = Loader { weights: &self.weights, placement };
-            let logit_scale = loader.tensor("logit_scale")?;
-            let vision = &self.config.vision;
-            let image = towers.image.then(|| ImageTower::load(&loader, vision, scale));
-            let text = (towers.text || towers.states)
-                .then(|| TextTower::load(&loader, &self.config.text, towers.states));
-            // Both are there before either asks how much memory is left.
-            let (image, text) = (image.transpose()?, text.transpose()?);
-            Ok(Clip {
-                image: image.map(|tower| (tower, pass_size(placement, &vision.tower))),
-                text: text.map(|tower| (tower, pass_size(placement, &self.config.text.tower))),
-                logit_scale: logit_scale.f_double_value(&[]).map_err(loader::torch)?.exp() as f32,
-                config: self.config.clone(),
-                path: self.dir.join("config.json"),
-                placement,
-            })
-        })
-    }
-}
-
-/// CLIP on its device.
-pub struct Clip {
+/// The towers of a model, on their device.
+pub(super) struct DualTowers {
     /// Absent where it is not needed.
     image: Option<(ImageTower, PassSize)>,
     text: Option<(TextTower, PassSize)>,
     logit_scale: f32,
-    config: ClipConfig,
-    /// Of config.json, for messages.
-    path: PathBuf,
+    logit_bias: Option<f32>,
+    config: Architecture,
+    about: About,
     placement: Placement,
 }
 
-impl Clip {
-    /// Opens, checks and loads a `CLIPModel` folder, both towers.
+/// What messages name.
+pub(super) struct About {
+    /// Of the configuration.
+    pub path: PathBuf,
+    pub keys: Keys,
+}
+
+impl DualTowers {
+    /// Reads the weights of `towers`, which were checked against the architecture, onto the
+    /// device.
     ///
     /// # Errors
-    /// As [`ClipFiles::open`] and [`ClipFiles::load`].
-    pub fn load(dir: &Path, scale: PixelScale, placement: Placement) -> Result<Self, Error> {
-        ClipFiles::open(dir)?.load(Towers::BOTH, scale, placement)
+    /// `Tensor` for a value that is not finite, `Torch` when LibTorch refuses (out of memory).
+    pub fn load(
+        (config, about): (Architecture, About),
+        (weights, names): (&Weights, Names),
+        (towers, scale): (Towers, PixelScale),
+        placement: Placement,
+    ) -> Result<Self, Error> {
+        no_grad(|| {
+            let loader = Loader { weights, names, placement };
+            let number = |name: &str| -> Result<f64, Error> {
+                loader.tensor(name)?.f_double_value(&[]).map_err(loader::torch)
+            };
+            let logit_scale = number("logit_scale")?.exp() as f32;
+            let logit_bias = config.logit_bias.then(|| number("logit_bias")).transpose()?;
+            let image = towers.image.then(|| ImageTower::load(&loader, &config.vision, scale));
+            let text = (towers.text || towers.states)
+                .then(|| TextTower::load(&loader, &config.text, towers.states));
+            // Both are there before either asks how much memory is left.
+            let (image, text) = (image.transpose()?, text.transpose()?);
+            let size = |tower| pass_size(placement, tower);
+            Ok(Self {
+                image: image.map(|tower| (tower, size(&config.vision.tower))),
+                text: text.map(|tower| (tower, size(&config.text.tower))),
+                logit_scale,
+                logit_bias: logit_bias.map(|bias| bias as f32),
+                config,
+                about,
+                placement,
+            })
+        })
     }
 
     fn check_pixels(&self, pixels: &Pixels) -> Result<usize, Error> {
@@ -150,8 +93,9 @@ impl Clip {
         if (pixels.height, pixels.width) != (side, side) && !pixels.rows.is_empty() {
             let found = format!("{}x{}", pixels.width, pixels.height);
             return Err(self.misfit(format!(
-                "vision_config.image_size is {side} and the pixels are {found}: \
-                 preprocessor_config.json belongs to another model"
+                "{} is {side} and the pixels are {found}: the preprocessing belongs to another \
+                 model",
+                self.about.keys.image_size
             )));
         }
         Ok(side)
@@ -159,18 +103,21 @@ impl Clip {
 
     fn check_captions(&self, captions: &Captions) -> Result<(), Error> {
         let config = &self.config.text;
+        let Keys { context, vocab_size, .. } = self.about.keys;
         let most = config.context_length as usize;
-        if let Some(ids) = captions.ids.iter().find(|ids| ids.is_empty() || ids.len() > most) {
+        // Padding is seen where the last token is read.
+        let least = if config.pooling == Pooling::Last { most } else { 1 };
+        let misfits = |ids: &&Vec<i64>| !(least..=most).contains(&ids.len());
+        if let Some(ids) = captions.ids.iter().find(misfits) {
             let n = ids.len();
-            let what = format!("max_position_embeddings is {most} and a caption has {n} tokens");
-            return Err(self.misfit(format!("text_config.{what}")));
+            return Err(self.misfit(format!("{context} is {most} and a caption has {n} tokens")));
         }
         let known = 0..config.vocab_size;
         match captions.ids.iter().flatten().find(|id| !known.contains(id)) {
             // On a GPU it would end the process.
             Some(id) => Err(self.misfit(format!(
-                "text_config.vocab_size is {} and a caption has token {id}: the tokenizer belongs \
-                 to another model",
+                "{vocab_size} is {} and a caption has token {id}: the tokenizer belongs to \
+                 another model",
                 config.vocab_size
             ))),
             None => Ok(()),
@@ -187,11 +134,11 @@ impl Clip {
     }
 
     fn misfit(&self, problem: String) -> Error {
-        Error::ModelFile { path: self.path.clone(), problem }
+        Error::ModelFile { path: self.about.path.clone(), problem }
     }
 }
 
-impl DualEncoder for Clip {
+impl DualEncoder for DualTowers {
     fn submit_image(&self, pixels: &Pixels) -> Result<Pending, Error> {
         let (tower, size) = self.image.as_ref().expect("asked only for towers that were loaded");
         let side = self.check_pixels(pixels)? as i64;
@@ -261,8 +208,12 @@ impl DualEncoder for Clip {
         self.logit_scale
     }
 
+    fn logit_bias(&self) -> Option<f32> {
+        self.logit_bias
+    }
+
     fn embedding_dim(&self) -> usize {
-        self.config.projection_dim as usize
+        self.config.embedding_dim as usize
     }
 }
 

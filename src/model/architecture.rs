@@ -1,0 +1,129 @@
+//! What a dual encoder is made of: both towers' shapes and what tells one family from another.
+//!
+//! Families fill this in from their configuration (see `family`), the towers are built from it
+//! (see `tower`). Names of files, of keys and of tensors are not known here.
+
+/// Both towers and the space that they share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Architecture {
+    pub vision: VisionConfig,
+    pub text: TextConfig,
+    /// Length of an embedding.
+    pub embedding_dim: i64,
+    /// Whether the weights hold what is added to scaled cosines before a sigmoid.
+    pub logit_bias: bool,
+}
+
+/// The image tower.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisionConfig {
+    pub tower: TowerConfig,
+    /// Side of the square input, in pixels.
+    pub image_size: i64,
+    /// Side of a patch, in pixels.
+    pub patch_size: i64,
+    /// Whether the product over patches has a bias.
+    pub patch_bias: bool,
+    /// Whether tokens are normalised before the first block.
+    pub pre_norm: bool,
+    pub pooling: ImagePooling,
+    /// Whether what is pooled is projected into the shared space; else it is there already.
+    pub projection: bool,
+}
+
+/// How an image's tokens become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImagePooling {
+    /// By a token of its own, before those of the patches.
+    ClassToken,
+    /// By a learned query that attends to the patches, and a perceptron of the tower's shape
+    /// (`SiglipMultiheadAttentionPoolingHead`).
+    Attention,
+}
+
+impl VisionConfig {
+    /// Whole patches along a side; pixels beyond the last whole patch are not seen.
+    pub fn grid(&self) -> i64 {
+        self.image_size / self.patch_size
+    }
+
+    /// Tokens of an image: one for each patch, and the class token where there is one.
+    pub fn tokens(&self) -> i64 {
+        let class = i64::from(self.pooling == ImagePooling::ClassToken);
+        self.grid() * self.grid() + class
+    }
+}
+
+/// The text tower.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextConfig {
+    pub tower: TowerConfig,
+    pub vocab_size: i64,
+    /// The most tokens in a caption, control tokens included.
+    pub context_length: i64,
+    pub pooling: Pooling,
+    pub sight: Sight,
+    pub projection: TextProjection,
+}
+
+/// The product that takes what is read of a caption into the shared space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextProjection {
+    Product,
+    ProductAndBias,
+}
+
+/// Whether a token sees only itself and those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    Causal,
+    Full,
+}
+
+/// What the two towers have in common.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TowerConfig {
+    /// Length of a token's vector.
+    pub width: i64,
+    /// Width between the two products of a block's perceptron.
+    pub mlp_width: i64,
+    pub layers: i64,
+    pub heads: i64,
+    pub activation: Activation,
+    pub layer_norm_eps: f64,
+}
+
+/// The function between the two products of a block. A property of the weights: the wrong one
+/// lowers the scores and raises no error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(1.702 x)`: OpenAI's weights and some others.
+    QuickGelu,
+    /// `x * (1 + erf(x / sqrt 2)) / 2`: most OpenCLIP weights.
+    Gelu,
+    /// `x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`: SigLIP.
+    GeluTanh,
+}
+
+impl Activation {
+    /// As transformers' `hidden_act` writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Activation::QuickGelu => "quick_gelu",
+            Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_pytorch_tanh",
+        }
+    }
+}
+
+/// The position at which the text tower's output is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first position of the highest id: open_clip's `argmax`, and configurations written
+    /// before transformers 4.31, which say `eos_token_id: 2`.
+    HighestId,
+    /// The first position of this id.
+    FirstOf(i64),
+    /// The last position of a caption that is padded up to the context: SigLIP.
+    Last,
+}

@@ -1,0 +1,118 @@
+//! SigLIP, and SigLIP 2 of a fixed resolution, as transformers' `SiglipModel` folders describe it.
+//!
+//! Missing keys take the defaults of `SiglipTextConfig` and `SiglipVisionConfig`
+//! (configuration_siglip.py of transformers 5.23); folders of the first releases hold little more
+//! than an empty `text_config`. Architecture and names: modeling_siglip.py.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::section::{Section, TowerDefaults};
+use super::{Part, Source};
+use crate::error::Error;
+use crate::model::architecture::{
+    Activation, Architecture, ImagePooling, Pooling, Sight, TextConfig, TextProjection,
+    VisionConfig,
+};
+
+/// Reads config.json.
+///
+/// # Errors
+/// `NotFound` without the file; `ModelFile` naming the key that cannot be used.
+pub fn read(dir: &Path) -> Result<Architecture, Error> {
+    let root = Section::read(dir, super::CONFIG)?;
+    if root.model_type() == "siglip2" {
+        let what = "is \"siglip2\", SigLIP 2 of any resolution: take the weights of a fixed \
+                    resolution, whose model_type is \"siglip\"";
+        return Err(root.problem("model_type", what));
+    }
+    root.check_model_type("siglip", "SiglipModel")?;
+    let vision = vision(&root.section("vision_config")?)?;
+    let section = root.section("text_config")?;
+    let text = text(&section)?;
+    let embedding_dim = match section.map.get("projection_size") {
+        None | Some(Value::Null) => text.tower.width,
+        Some(_) => section.size("projection_size", 1)?,
+    };
+    if embedding_dim != vision.tower.width {
+        let what = format!(
+            "is {embedding_dim}, and the image tower's embeddings are vision_config.hidden_size = \
+             {} long",
+            vision.tower.width
+        );
+        return Err(section.problem("projection_size", &what));
+    }
+    Ok(Architecture { vision, text, embedding_dim, logit_bias: true })
+}
+
+/// Both towers have these.
+fn defaults() -> TowerDefaults {
+    TowerDefaults {
+        width: 768,
+        mlp_width: 3072,
+        layers: 12,
+        heads: 12,
+        activation: Activation::GeluTanh,
+        layer_norm_eps: 1e-6,
+    }
+}
+
+fn vision(section: &Section) -> Result<VisionConfig, Error> {
+    section.check_channels()?;
+    if section.map.get("vision_use_head").and_then(Value::as_bool) == Some(false) {
+        let what = "is false: without its head the image tower gives no embedding";
+        return Err(section.problem("vision_use_head", what));
+    }
+    let [image_size, patch_size] = section.sides(224, 16)?;
+    Ok(VisionConfig {
+        tower: section.tower(defaults())?,
+        image_size,
+        patch_size,
+        patch_bias: true,
+        pre_norm: false,
+        pooling: ImagePooling::Attention,
+        projection: false,
+    })
+}
+
+fn text(section: &Section) -> Result<TextConfig, Error> {
+    Ok(TextConfig {
+        tower: section.tower(defaults())?,
+        vocab_size: section.size("vocab_size", 32_000)?,
+        context_length: section.size("max_position_embeddings", 64)?,
+        pooling: Pooling::Last,
+        sight: Sight::Full,
+        projection: TextProjection::ProductAndBias,
+    })
+}
+
+/// Where a tensor of the towers is in the weights.
+pub fn source(tensor: &str) -> Source {
+    if let Some(part) = tensor.strip_prefix("text_projection.") {
+        return Source::whole(format!("text_model.head.{part}"));
+    }
+    if let "logit_scale" | "logit_bias" = tensor {
+        return Source { name: tensor.into(), part: Part::Leading(1) };
+    }
+    let Some(head) = tensor.strip_prefix("vision_model.head.") else {
+        return Source::whole(tensor);
+    };
+    if head == "probe" {
+        return Source { name: tensor.into(), part: Part::Leading(2) };
+    }
+    if let Some(part) = head.strip_prefix("layer_norm2.") {
+        return Source::whole(format!("vision_model.head.layernorm.{part}"));
+    }
+    if let Some(part) = head.strip_prefix("self_attn.out_proj.") {
+        return Source::whole(format!("vision_model.head.attention.out_proj.{part}"));
+    }
+    // torch's MultiheadAttention has the three side by side.
+    for (index, of) in ["q", "k", "v"].into_iter().enumerate() {
+        if let Some(part) = head.strip_prefix(&format!("self_attn.{of}_proj.")) {
+            let name = format!("vision_model.head.attention.in_proj_{part}");
+            return Source { name, part: Part::Rows { index: index as i64, of: 3 } };
+        }
+    }
+    Source::whole(tensor)
+}

@@ -1,0 +1,169 @@
+"""Makes random SiglipModel folders and what transformers computes with them, for tests/siglip.rs.
+
+Usage: siglip.py OUT_DIR
+
+OUT_DIR/siglip has SigLIP's tokenizer (SentencePiece, `SiglipTokenizer`), OUT_DIR/siglip2 that of
+SigLIP 2 (`Siglip2Tokenizer`) and OUT_DIR/gemma the one that the first folders of SigLIP 2 name
+(`GemmaTokenizer`). Each has `case.json` (captions with their ids, names of images), `pixels.u8`
+(NHWC), `image.f32` and `text.f32` (unit length, of those pixels and ids), computed in f32 on the
+CPU. The tokenizers are trained here on a few made-up sentences.
+"""
+
+import io
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import torch
+from PIL import Image
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import GemmaTokenizer, Siglip2Tokenizer, SiglipConfig, SiglipModel, SiglipTokenizer
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from tokens import made
+
+CONTEXT = 16
+SENTENCES = [
+    "a photo of the cat and a red dog in the street",
+    "two dogs play with a blue ball near the river",
+    "the quick brown fox jumps over the lazy dog",
+    "naïve café straße привет мир 你好世界 isnt were 1234567890",
+    "an old house, a new car & (some) people: it's sunny! http://a.b/c?d=e",
+] * 20
+
+
+def siglip_tokenizer(out):
+    """spiece.model for `SiglipTokenizer`, and the same as tokenizer.json, as the hub's folders have both."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES), model_writer=model, vocab_size=180, model_type="unigram",
+        hard_vocab_limit=False, bos_id=-1, pad_id=-1, eos_id=1, unk_id=2, minloglevel=2)
+    (out / "spiece.model").write_bytes(model.getvalue())
+    from transformers.convert_slow_tokenizer import import_protobuf
+    proto = import_protobuf().ModelProto()
+    proto.ParseFromString(model.getvalue())
+    fast = Tokenizer(models.Unigram([(p.piece, p.score) for p in proto.pieces], unk_id=2))
+    # As transformers' `SpmConverter` has it.
+    fast.normalizer = normalizers.Sequence([normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),
+                                            normalizers.Strip(left=False, right=True),
+                                            normalizers.Replace(Regex(" {2,}"), "▁")])
+    fast.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    fast.decoder = decoders.Metaspace()
+    fast.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    fast.add_special_tokens(["</s>", "<unk>"])
+    slow = SiglipTokenizer(str(out / "spiece.model"))
+    slow.save_pretrained(out)
+    fast.save(str(out / "tokenizer.json"))
+    return slow, len(proto.pieces)
+
+
+def gemma_tokenizer(out, cls):
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    made.normalizer = normalizers.Replace(" ", "▁")
+    made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    text = [s.capitalize() if i % 2 else s for i, s in enumerate(SENTENCES)]
+    made.train_from_iterator(text, trainers.BpeTrainer(vocab_size=560, special_tokens=special + byte_tokens,
+                                                       show_progress=False))
+    model = json.loads(made.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    tokenizer = cls(vocab=model["vocab"], merges=merges, add_bos_token=False, add_eos_token=True,
+                    padding_side="right" if cls is GemmaTokenizer else "left")
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    tokenizer.save_pretrained(out)
+    return cls.from_pretrained(out), len(model["vocab"])
+
+
+def randomise(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        values = torch.randn(weight.shape, generator=generator)
+        if name == "logit_scale":
+            weight.data = torch.tensor([2.3])
+        elif name == "logit_bias":
+            weight.data = torch.tensor([-7.5])
+        elif "norm" in name and name.endswith("weight"):
+            weight.data = 1 + 0.2 * values
+        elif name.endswith("bias"):
+            weight.data = 0.3 * values
+        elif "embedding" in name and "patch" not in name or name.endswith("probe"):
+            weight.data = 0.5 * values
+        else:
+            weight.data = values * (1.4 / weight[0].numel() ** 0.5)
+
+
+def write_images(out, rng):
+    names = []
+    for index, (width, height) in enumerate([(50, 37), (32, 32), (20, 71), (300, 200), (5, 9)]):
+        pixels = np.linspace(0, 200, width)[None, :, None] + rng.integers(0, 56, (height, width, 3))
+        image = Image.fromarray(pixels.astype(np.uint8))
+        if index == 1:
+            image = image.convert("L")
+        name = f"{index}.png" if index % 2 else f"{index}.jpg"
+        image.save(out / name)
+        names.append(name)
+    return names
+
+
+@torch.no_grad()
+def make(out, tokenizer, vocab, seed):
+    text = dict(hidden_size=40, intermediate_size=72, num_hidden_layers=3, num_attention_heads=2, vocab_size=vocab,
+                max_position_embeddings=CONTEXT, projection_size=48)
+    vision = dict(hidden_size=48, intermediate_size=88, num_hidden_layers=3, num_attention_heads=4, image_size=32,
+                  patch_size=8)
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
+    randomise(model, seed)
+    model.save_pretrained(out)
+    processor = SiglipImageProcessorPil(size=dict(height=32, width=32), resample=3 if seed == 0 else 2)
+    processor.save_pretrained(out)
+    path = out / "preprocessor_config.json"
+    saved = json.loads(path.read_text())
+    saved["image_processor_type"] = "SiglipImageProcessor"
+    path.write_text(json.dumps(saved))
+
+    rng = np.random.default_rng(seed)
+    images = write_images(out, rng)
+    opened = [Image.open(out / name) for name in images]
+    pixels = processor(images=opened, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+    np.stack(list(pixels)).astype(np.uint8).transpose(0, 2, 3, 1).tofile(out / "pixels.u8")
+    values = processor(images=opened, return_tensors="pt")["pixel_values"]
+
+    captions = list(dict.fromkeys(SENTENCES)) + [c for c in made(random.Random(seed)) if usable(c)]
+    captions = list(dict.fromkeys(captions))[:400]
+    # One by one: `AutoProcessor` pads and truncates like this.
+    ids = tokenizer(captions, padding="max_length", max_length=CONTEXT, truncation=True)["input_ids"]
+    whole = [len(each) for each in tokenizer(captions)["input_ids"]]
+    image = model.get_image_features(pixel_values=values).pooler_output
+    features = model.get_text_features(input_ids=torch.tensor(ids)).pooler_output
+    for name, tensor in (("image", image), ("text", features)):
+        (tensor / tensor.norm(dim=-1, keepdim=True)).numpy().astype("<f4").tofile(out / f"{name}.f32")
+    written = [dict(caption=c, ids=i, all=n) for c, i, n in zip(captions, ids, whole)]
+    case = dict(captions=written, images=images, logit_scale=model.logit_scale.exp().item(),
+                logit_bias=model.logit_bias.item())
+    (out / "case.json").write_text(json.dumps(case))
+
+
+def usable(caption):
+    """Without what `caption.special_tokens = "text"` reads as text and transformers as control tokens."""
+    return not any(token in caption for token in ["</s>", "<unk>", "<pad>", "<eos>", "<bos>", "<mask>"])
+
+
+def main():
+    out = Path(sys.argv[1])
+    for seed, name in enumerate(["siglip", "siglip2", "gemma"]):
+        folder = out / name
+        folder.mkdir(parents=True)
+        if name == "siglip":
+            tokenizer, vocab = siglip_tokenizer(folder)
+        else:
+            tokenizer, vocab = gemma_tokenizer(folder, GemmaTokenizer if name == "gemma" else Siglip2Tokenizer)
+        make(folder, tokenizer, vocab, seed)
+
+
+if __name__ == "__main__":
+    main()
