@@ -104,7 +104,7 @@
 //!
 //! | to add | edit | proof |
 //! |---|---|---|
-//! | an image source | `images/load.rs` + a [`spec::ImageSpec`] variant | a row in `bad_rows_are_kept_with_their_status` of `tests/failures.rs` |
+//! | an image source | `images/load_….rs` + a [`spec::ImageSpec`] variant | a row in `bad_rows_are_kept_with_their_status` of `tests/failures.rs` |
 //! | a model family | `model/<family>/` + a [`spec::ModelSpec`] variant | an oracle test like `tests/towers.rs` |
 //! | a score column | `score.rs` + a [`spec::ColumnSpec`] variant | a hand-computed unit test, a README row |
 //! | a pipeline | copy a TOML in `pipelines/` | `tests/pipelines.rs` walks the folder |

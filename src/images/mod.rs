@@ -12,6 +12,7 @@ mod budget;
 pub mod decode;
 mod jpeg_out;
 pub mod load;
+mod load_bytes;
 mod phash;
 pub mod preprocess;
 pub mod resize;
@@ -19,5 +20,6 @@ pub mod thumbnail;
 
 pub use decode::DECODER_BYTES_A_PIXEL;
 pub use load::{ImageLoader, LoadError, PathLoader};
+pub use load_bytes::{BytesLoader, holds_bytes};
 pub use phash::phash;
 pub use preprocess::Preprocess;

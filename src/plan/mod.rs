@@ -20,6 +20,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 pub use memory::Memory;
 pub use resume::{Resume, Wanted};
 
+use input::{is_string, open_inputs_of};
 use loading::Loading;
 use settings::{
     check_settings, columns, loader, needs, output_schema, preprocess, sink, source, tokenizer,
@@ -30,7 +31,7 @@ use crate::columns::{Column, Lengths, Needs};
 use crate::crash::{Journal, RowId};
 use crate::error::{self, Error};
 use crate::files;
-use crate::images::{PathLoader, Preprocess};
+use crate::images::{ImageLoader, Preprocess};
 use crate::manifest::{MadeWith, Manifest};
 use crate::model::clip::ClipFiles;
 use crate::model::device::{self, Placement};
@@ -38,7 +39,7 @@ use crate::model::{DualEncoder, Towers};
 use crate::prepare::{CaptionStep, ImageStep, Prepare, StoredStep};
 use crate::run::{LoadModel, Stages};
 use crate::sink::{ParquetSink, PartOptions, Sink};
-use crate::source::{InputFile, ParquetSource, Part, open_inputs};
+use crate::source::{InputFile, ParquetSource, Part};
 use crate::spec::layers::{Layered, Setting};
 use crate::spec::{ModelSpec, PipelineSpec};
 use crate::text::Tokenizer;
@@ -75,7 +76,7 @@ pub struct Plan {
     pub model: Arc<ClipFiles>,
     preprocess: Option<Preprocess>,
     tokenizer: Option<Tokenizer>,
-    loader: Option<PathLoader>,
+    loader: Option<Box<dyn ImageLoader>>,
     /// One a device, once it has begun.
     loading: Vec<Loading>,
     /// The input columns that are used.
@@ -92,7 +93,7 @@ impl Plan {
         check_settings(&spec)?;
         let (source, sink) = (source(&spec), sink(&spec));
         let (needs, stored) = needs(&spec)?;
-        let inputs = open_inputs(&source.path)?;
+        let inputs = open_inputs_of(&source.path.0, source.hive)?;
         let used = input::check_columns(&spec, needs, &inputs[0])?;
         stored.iter().try_for_each(|column| input::check_vectors(&inputs[0], column))?;
         files::check_writable(&sink.path)?;
@@ -170,9 +171,12 @@ impl Plan {
         indices.iter().map(part).collect()
     }
 
-    /// The input columns that hold the image and the first caption, where they are used.
+    /// The input columns that show the image and the first caption in words, where they are used.
     pub fn used_columns(&self) -> (Option<&str>, Option<&str>) {
-        (self.image_column.as_deref(), self.caption_columns.first().map(String::as_str))
+        let field = |column: &str| self.schema.field_with_name(column).ok();
+        let is_shown = |column: &&str| field(column).is_some_and(|f| is_string(f.data_type()));
+        let image = self.image_column.as_deref().filter(is_shown);
+        (image, self.caption_columns.first().map(String::as_str))
     }
 
     /// The devices as a pipeline file writes them.
@@ -275,7 +279,7 @@ impl Plan {
         let prepare = Prepare {
             image: image.map(|((column, loader), preprocess)| ImageStep {
                 column,
-                loader: Box::new(loader),
+                loader,
                 preprocess: preprocess.with_phash(self.needs.image_phash),
                 sha256: self.needs.image_sha256,
                 journal,

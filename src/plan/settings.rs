@@ -12,7 +12,7 @@ use super::available_threads;
 use super::input::captions_of;
 use crate::columns::{Column, Lengths, Needs};
 use crate::error::Error;
-use crate::images::{PathLoader, Preprocess};
+use crate::images::{BytesLoader, ImageLoader, PathLoader, Preprocess};
 use crate::model::clip::ClipFiles;
 use crate::source::InputFile;
 use crate::spec::{
@@ -75,12 +75,16 @@ pub fn tokenizer(spec: &PipelineSpec, model: &ClipFiles) -> Result<Tokenizer, Er
     Err(Error::ModelFile { path: dir.join("config.json"), problem })
 }
 
-pub fn loader(spec: &PipelineSpec) -> Result<PathLoader, Error> {
+pub fn loader(spec: &PipelineSpec) -> Result<Box<dyn ImageLoader>, Error> {
+    let max_bytes = spec.preprocess.max_bytes;
     match &spec.image {
-        Some(ImageSpec::Path(path)) => PathLoader::open(path, spec.preprocess.max_bytes),
+        Some(ImageSpec::Path(path)) => Ok(Box::new(PathLoader::open(path, max_bytes)?)),
+        Some(ImageSpec::Bytes(bytes)) => Ok(Box::new(BytesLoader::open(bytes, max_bytes)?)),
         Some(ImageSpec::Embedding(_)) | None => Err(Error::Setting {
             key: "image".into(),
-            problem: "[columns] asks for what needs images: add [image.path] with a root".into(),
+            problem: "[columns] asks for what needs images: add [image.path] with a root, \
+                      or [image.bytes]"
+                .into(),
         }),
     }
 }

@@ -6,7 +6,7 @@ use super::Plan;
 use crate::contain::own_program;
 use crate::crash::{Killer, RowId, try_images};
 use crate::error::Error;
-use crate::images::{ImageLoader, LoadError};
+use crate::images::LoadError;
 use crate::source::{ParquetSource, Source};
 
 /// Memory that a trial may take besides what decoding takes in a run.
@@ -74,7 +74,7 @@ impl Plan {
             }
             let images = batch.rows.column_by_name(column).expect("`resolve` checked it");
             return match loader.load(&loader.bind(images)?, at as usize) {
-                Ok(bytes) => Ok(Some(bytes)),
+                Ok(bytes) => Ok(Some(bytes.into_owned())),
                 Err(LoadError::Row(_)) => Ok(None),
                 Err(LoadError::Machine(error)) => Err(error),
             };
