@@ -32,7 +32,7 @@ pub enum Error {
     NotFound { what: &'static str, path: PathBuf, hint: String },
 
     /// A folder or glob that holds no input.
-    #[error("no Parquet files in {}: expected files that end in .parquet; files in sub-folders are found by a glob such as 'DIR/**/*.parquet' (what the folders' names say is not read)", path.display())]
+    #[error("no Parquet files in {}: expected files that end in .parquet; files in sub-folders are found by a glob such as 'DIR/**/*.parquet'", path.display())]
     NoInput { path: PathBuf },
 
     /// A column that the pipeline names and the input lacks.

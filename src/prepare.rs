@@ -339,6 +339,7 @@ fn named<'a>(rows: &'a RecordBatch, column: &str) -> &'a ArrayRef {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
@@ -361,13 +362,13 @@ mod tests {
             names.is_valid(row).then(|| names.value(row).as_bytes())
         }
 
-        fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, LoadError> {
+        fn load<'a>(&self, column: &'a dyn Array, row: usize) -> Result<Cow<'a, [u8]>, LoadError> {
             self.0.fetch_add(1, Ordering::Relaxed);
             let missing = || RowError::new(RowStatus::ImageMissing, "it is not there");
             let name = self.name(column, row).ok_or_else(missing)?;
             let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample_data/images");
             let path = images.join(OsStr::from_bytes(name));
-            Ok(std::fs::read(path).map_err(|_| missing())?)
+            Ok(Cow::Owned(std::fs::read(path).map_err(|_| missing())?))
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod url;
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -50,7 +51,7 @@ pub trait ImageLoader: Send + Sync {
     /// `image_too_large`; of a URL's also `image_url_invalid`, `image_http_error` or
     /// `image_unreachable`. Of the machine, which would be every row's: no more open files, a
     /// network file system or a host that is away.
-    fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, LoadError>;
+    fn load<'a>(&self, column: &'a dyn Array, row: usize) -> Result<Cow<'a, [u8]>, LoadError>;
 }
 
 /// Why there are no bytes.
@@ -84,6 +85,15 @@ impl PathLoader {
     /// # Errors
     /// [`Error::NotFound`] if the root is not there, [`Error::Io`] if it cannot be opened.
     pub fn open(spec: &ImagePathSpec, max_bytes: u64) -> Result<Self, Error> {
+        Self::open_for("[image.path]", spec, max_bytes)
+    }
+
+    /// The same for a root that another section of the pipeline names.
+    pub(super) fn open_for(
+        section: &str,
+        spec: &ImagePathSpec,
+        max_bytes: u64,
+    ) -> Result<Self, Error> {
         match Dir::open_ambient_dir(&spec.root, ambient_authority()) {
             Ok(root) => Ok(Self {
                 root,
@@ -94,14 +104,14 @@ impl PathLoader {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotFound {
                 what: "the image root",
                 path: spec.root.clone(),
-                hint: ": set root under [image.path]".to_owned(),
+                hint: format!(": set root under {section}"),
             }),
             Err(error) => Err(Error::io("open the image root", &spec.root)(error)),
         }
     }
 
     /// Reads one file. Regular files only; symbolic links are followed beneath the root.
-    fn read(&self, path: &Path) -> Result<Vec<u8>, LoadError> {
+    pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, LoadError> {
         let machine = |error| {
             LoadError::Machine(Error::io("read the image", self.root_path.join(path))(error))
         };
@@ -165,13 +175,13 @@ impl ImageLoader for PathLoader {
         paths.is_valid(row).then(|| paths.value(row))
     }
 
-    fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, LoadError> {
+    fn load<'a>(&self, column: &'a dyn Array, row: usize) -> Result<Cow<'a, [u8]>, LoadError> {
         let paths = column.as_binary_view_opt().expect("`bind` made it a BinaryView column");
         let missing = |message| RowError::new(RowStatus::ImagePathMissing, message).into();
         match paths.is_valid(row).then(|| paths.value(row)) {
             None => Err(missing("the image path is null")),
             Some(b"") => Err(missing("the image path is empty")),
-            Some(path) => self.read(Path::new(OsStr::from_bytes(path))),
+            Some(path) => self.read(Path::new(OsStr::from_bytes(path))).map(Cow::Owned),
         }
     }
 }
@@ -258,7 +268,7 @@ mod tests {
         (dir, loader)
     }
 
-    fn row_error(loaded: Result<Vec<u8>, LoadError>) -> RowError {
+    fn row_error(loaded: Result<Cow<'_, [u8]>, LoadError>) -> RowError {
         match loaded {
             Err(LoadError::Row(error)) => error,
             other => unreachable!("{other:?}"),
@@ -273,7 +283,7 @@ mod tests {
         let absolute = dir.path().join("outside.jpg").display().to_string();
         let column: ArrayRef = Arc::new(StringArray::from(vec![&absolute, "../outside.jpg"]));
         let column = loader.bind(&column).expect("strings");
-        assert_eq!(loader.load(&column, 0).expect("it is there"), b"secret");
+        assert_eq!(loader.load(&column, 0).expect("it is there").as_ref(), b"secret");
         assert_eq!(row_error(loader.load(&column, 1)).status, RowStatus::ImageRefused);
     }
 
@@ -328,7 +338,7 @@ mod tests {
         ];
         for column in columns {
             let column = loader.bind(&column).expect("strings");
-            assert_eq!(loader.load(&column, 0).expect("it is there"), b"bytes");
+            assert_eq!(loader.load(&column, 0).expect("it is there").as_ref(), b"bytes");
             let error = row_error(loader.load(&column, 1));
             assert_eq!(error.status, RowStatus::ImagePathMissing);
         }

@@ -12,6 +12,7 @@ mod budget;
 pub mod decode;
 mod jpeg_out;
 pub mod load;
+mod load_bytes;
 pub mod net;
 mod phash;
 pub mod preprocess;
@@ -20,6 +21,7 @@ pub mod thumbnail;
 
 pub use decode::DECODER_BYTES_A_PIXEL;
 pub use load::{ImageLoader, LoadError, PathLoader, UrlLoader};
+pub use load_bytes::{BytesLoader, holds_bytes};
 pub use net::FETCHED_BYTES;
 pub use phash::phash;
 pub use preprocess::Preprocess;

@@ -1,11 +1,14 @@
 //! The input of a plan: its columns checked, its parts cut. Nothing is read.
 
-use arrow::datatypes::DataType;
+use std::path::PathBuf;
+
+use arrow::datatypes::{DataType, Field};
 
 use crate::columns::Needs;
 use crate::error::Error;
-use crate::source::{InputFile, Part, no_column};
-use crate::spec::{ColumnSpec, DeclaredColumn, PipelineSpec, SourceSpec};
+use crate::images::holds_bytes;
+use crate::source::{Folders, InputFile, Part, find_all, no_column, open_files, partition};
+use crate::spec::{ColumnSpec, DeclaredColumn, HiveSpec, ImageSpec, PipelineSpec, SourceSpec};
 use crate::vectors::is_vector;
 
 /// The input columns that the work needs.
@@ -24,7 +27,10 @@ pub fn check_columns(
     let SourceSpec::Parquet(source) = &spec.source;
     let image = match (&source.image, needs.images) {
         (None, true) => return Err(missing_setting("image")),
-        (Some(column), needed) => check_column(first, column)?.filter(|_| needed),
+        (Some(column), needed) => {
+            check_image(first, column, spec.image.as_ref())?;
+            needed.then(|| column.clone())
+        }
         (None, false) => None,
     };
     let captions = source.caption.clone().unwrap_or_default().0;
@@ -32,13 +38,28 @@ pub fn check_columns(
         return Err(missing_setting("caption"));
     }
     for (index, column) in captions.iter().enumerate() {
-        check_column(first, column)?;
+        check_caption(first, column)?;
         if captions[..index].contains(column) {
             let problem = format!("names \"{column}\" twice");
             return Err(Error::Setting { key: "source.parquet.caption".into(), problem });
         }
     }
     Ok(UsedColumns { image, captions: if needs.captions { captions } else { Vec::new() } })
+}
+
+/// The files that paths stand for, opened, with what their folders' names say.
+pub fn open_inputs_of(paths: &[PathBuf], hive: HiveSpec) -> Result<Vec<InputFile>, Error> {
+    let folders = if hive == HiveSpec::No { Folders::Flat } else { Folders::Partitioned };
+    let found = find_all(paths, folders)?;
+    let mut inputs = open_files(&found.iter().map(|file| file.path.clone()).collect::<Vec<_>>())?;
+    match hive {
+        HiveSpec::No => {}
+        // Where names say nothing of use, they are only names.
+        HiveSpec::Auto => drop(partition(&mut inputs, &found)),
+        HiveSpec::Yes => partition(&mut inputs, &found)
+            .map_err(|problem| Error::Setting { key: "source.parquet.hive".into(), problem })?,
+    }
+    Ok(inputs)
 }
 
 /// For a declared column, the places among `captions` of those that it is about.
@@ -108,27 +129,69 @@ fn missing_setting(what: &str) -> Error {
     Error::Setting { key: format!("source.parquet.{what}"), problem }
 }
 
-/// A column that must be there and hold strings.
-fn check_column(file: &InputFile, column: &str) -> Result<Option<String>, Error> {
-    let Ok(field) = file.schema.field_with_name(column) else {
-        return Err(no_column(file, column));
-    };
-    if is_string(field.data_type()) {
-        return Ok(Some(column.to_owned()));
+/// A column that must be there and hold text: strings, or bytes that may be some.
+fn check_caption(file: &InputFile, column: &str) -> Result<(), Error> {
+    let found = type_of(file, column)?;
+    if is_string(found) || is_binary(found) {
+        return Ok(());
     }
-    Err(Error::ColumnType {
-        path: file.path.clone(),
-        column: column.to_owned(),
-        found: field.data_type().to_string(),
-        wanted: "a column of strings is needed".into(),
-    })
+    Err(wrong_type(file, column, found, "a column of strings is needed"))
 }
 
-fn is_string(data_type: &DataType) -> bool {
+/// A column that must be there and hold what the pipeline's `[image.KIND]` takes.
+fn check_image(file: &InputFile, column: &str, image: Option<&ImageSpec>) -> Result<(), Error> {
+    let found = type_of(file, column)?;
+    let wanted = match image {
+        Some(ImageSpec::Path(_)) if is_string(found) => return Ok(()),
+        Some(ImageSpec::Path(_)) if holds_bytes(found) => {
+            "[image.path] takes strings: for images in the column itself use [image.bytes]"
+        }
+        Some(ImageSpec::Url(_)) if is_string(found) => return Ok(()),
+        Some(ImageSpec::Url(_)) if holds_bytes(found) => {
+            "[image.url] takes strings: for images in the column itself use [image.bytes]"
+        }
+        Some(ImageSpec::Path(_) | ImageSpec::Url(_)) => "a column of strings is needed",
+        Some(ImageSpec::Bytes(_)) if holds_bytes(found) => return Ok(()),
+        Some(ImageSpec::Bytes(_)) if is_string(found) => {
+            "[image.bytes] takes the images' own bytes: for strings use [image.path] or [image.url]"
+        }
+        Some(ImageSpec::Bytes(_)) => {
+            "[image.bytes] takes binary values, or a struct of \"bytes\" and \"path\""
+        }
+        // Nothing is read from it.
+        Some(ImageSpec::Embedding(_)) | None => return Ok(()),
+    };
+    Err(wrong_type(file, column, found, wanted))
+}
+
+fn type_of<'a>(file: &'a InputFile, column: &str) -> Result<&'a DataType, Error> {
+    let field = file.schema.field_with_name(column);
+    field.map(Field::data_type).map_err(|_| no_column(file, column))
+}
+
+fn wrong_type(file: &InputFile, column: &str, found: &DataType, wanted: &str) -> Error {
+    Error::ColumnType {
+        path: file.path.clone(),
+        column: column.to_owned(),
+        found: found.to_string(),
+        wanted: wanted.to_owned(),
+    }
+}
+
+/// Whether values of a declared type are strings.
+pub fn is_string(data_type: &DataType) -> bool {
     match data_type {
         // A column of nulls alone has no other type, and every row of it a status.
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => true,
         DataType::Dictionary(_, values) => is_string(values),
+        _ => false,
+    }
+}
+
+fn is_binary(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
+        DataType::Dictionary(_, values) => is_binary(values),
         _ => false,
     }
 }
@@ -179,6 +242,7 @@ mod tests {
             parquet,
             metadata: vec![],
             made_by: vec![],
+            partitions: vec![],
         }
     }
 

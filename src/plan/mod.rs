@@ -21,6 +21,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 pub use memory::Memory;
 pub use resume::{Resume, Wanted};
 
+use input::{is_string, open_inputs_of};
 use loading::Loading;
 use models::{Models, PlannedModel, Reader};
 use settings::{check_settings, columns, loader, needs, output_schema, sink, source};
@@ -35,7 +36,7 @@ use crate::model::device::{self, Placement};
 use crate::prepare::{CaptionReader, CaptionStep, ImageStep, Prepare, StoredStep};
 use crate::run::{LoadModels, Stages};
 use crate::sink::{ParquetSink, PartOptions, Sink};
-use crate::source::{InputFile, ParquetSource, Part, open_inputs};
+use crate::source::{InputFile, ParquetSource, Part};
 use crate::spec::PipelineSpec;
 use crate::spec::layers::{Layered, Setting};
 use crate::travel::travel_field;
@@ -84,7 +85,7 @@ impl Plan {
         check_settings(&spec)?;
         let (source, sink) = (source(&spec), sink(&spec));
         let (needs, stored) = needs(&spec)?;
-        let inputs = open_inputs(&source.path)?;
+        let inputs = open_inputs_of(&source.path.0, source.hive)?;
         let used = input::check_columns(&spec, needs, &inputs[0])?;
         stored.iter().try_for_each(|column| input::check_vectors(&inputs[0], column))?;
         files::check_writable(&sink.path)?;
@@ -153,9 +154,12 @@ impl Plan {
         indices.iter().map(part).collect()
     }
 
-    /// The input columns that hold the image and the first caption, where they are used.
+    /// The input columns that show the image and the first caption in words, where they are used.
     pub fn used_columns(&self) -> (Option<&str>, Option<&str>) {
-        (self.image_column.as_deref(), self.caption_columns.first().map(String::as_str))
+        let field = |column: &str| self.schema.field_with_name(column).ok();
+        let is_shown = |column: &&str| field(column).is_some_and(|f| is_string(f.data_type()));
+        let image = self.image_column.as_deref().filter(is_shown);
+        (image, self.caption_columns.first().map(String::as_str))
     }
 
     /// The devices as a pipeline file writes them.

@@ -12,7 +12,7 @@ use super::input::captions_of;
 use super::models::{PlannedModel, model_of};
 use crate::columns::{Column, Needs};
 use crate::error::Error;
-use crate::images::{ImageLoader, PathLoader, UrlLoader};
+use crate::images::{BytesLoader, ImageLoader, PathLoader, UrlLoader};
 use crate::source::InputFile;
 use crate::spec::{
     ColumnSpec, ImageSpec, ParquetSinkSpec, ParquetSourceSpec, PipelineSpec, SinkSpec, SourceSpec,
@@ -53,11 +53,12 @@ pub fn loader(spec: &PipelineSpec) -> Result<Box<dyn ImageLoader>, Error> {
     match &spec.image {
         Some(ImageSpec::Path(path)) => Ok(Box::new(PathLoader::open(path, max_bytes)?)),
         Some(ImageSpec::Url(url)) => Ok(Box::new(UrlLoader::open(url, max_bytes)?)),
+        Some(ImageSpec::Bytes(bytes)) => Ok(Box::new(BytesLoader::open(bytes, max_bytes)?)),
         Some(ImageSpec::Embedding(_)) | None => Err(Error::Setting {
             key: "image".into(),
-            problem:
-                "[columns] asks for what needs images: add [image.path] with a root, or [image.url]"
-                    .into(),
+            problem: "[columns] asks for what needs images: add [image.path] with a root, \
+                      [image.url] or [image.bytes]"
+                .into(),
         }),
     }
 }

@@ -76,7 +76,7 @@ impl Plan {
             }
             let images = batch.rows.column_by_name(column).expect("`resolve` checked it");
             return match loader.load(&loader.bind(images)?, at as usize) {
-                Ok(bytes) => Ok(Some(bytes)),
+                Ok(bytes) => Ok(Some(bytes.into_owned())),
                 Err(LoadError::Row(_)) => Ok(None),
                 Err(LoadError::Machine(error)) => Err(error),
             };

@@ -18,6 +18,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::SchemaDescPtr;
 
 use super::footer::check_footer;
+use super::hive::Partition;
 use super::watched::WatchedFile;
 use crate::contain::contain;
 use crate::digest;
@@ -46,6 +47,8 @@ pub struct InputFile {
     pub metadata: Vec<KeyValue>,
     /// What clipmill says there of how the file came about, `clipmill.*`.
     pub made_by: Vec<KeyValue>,
+    /// What the names of its folders say: the last columns of `schema`, which are not in `parquet`.
+    pub partitions: Vec<Partition>,
 }
 
 impl InputFile {
@@ -70,6 +73,7 @@ impl InputFile {
             parquet: footer.schema_descr_ptr(),
             made_by: metadata.iter().filter(|pair| is_provenance(pair)).cloned().collect(),
             metadata: metadata.into_iter().filter(is_own).collect(),
+            partitions: Vec::new(),
         })
     }
 }

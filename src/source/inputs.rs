@@ -13,10 +13,14 @@ use crate::error::Error;
 ///
 /// Reads footers, each in a child process first, and nothing else.
 pub fn open_inputs(path: &Path) -> Result<Vec<InputFile>, Error> {
-    let paths = find_files(path)?;
-    try_footers(&paths)?;
+    open_files(&find_files(path)?)
+}
+
+/// The same of files that were found, at least one.
+pub fn open_files(paths: &[PathBuf]) -> Result<Vec<InputFile>, Error> {
+    try_footers(paths)?;
     let inputs = paths.iter().map(|path| InputFile::open(path)).collect::<Result<Vec<_>, _>>()?;
-    let first = inputs.first().expect("find_files returns at least one file");
+    let first = inputs.first().expect("at least one file was found");
     for other in &inputs[1..] {
         if let Some(detail) = difference(&first.schema, &other.schema) {
             let (first, other) = (first.path.clone(), other.path.clone());

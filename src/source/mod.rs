@@ -2,7 +2,9 @@
 //!
 //! A source reads tables only; the images that a row names are loaded by `images`.
 
+mod find;
 mod footer;
+mod hive;
 mod input;
 mod inputs;
 mod levels;
@@ -13,8 +15,10 @@ pub mod preflight;
 mod rows;
 mod watched;
 
+pub use find::find_all;
+pub use hive::{Folders, Partition, partition};
 pub use input::{InputFile, check_magic, find_files};
-pub use inputs::{nearest, no_column, open_inputs};
+pub use inputs::{nearest, no_column, open_files, open_inputs};
 pub use parquet::{BATCH_BYTES, ParquetSource};
 pub use rows::{GroupRows, Pages};
 

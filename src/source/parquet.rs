@@ -14,6 +14,7 @@ use arrow::datatypes::SchemaRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use parquet::file::metadata::ParquetMetaData;
 
+use super::hive::with_partitions;
 use super::input::{InputFile, Opened, guarded};
 use super::pages::{Most, check_group};
 use super::pieces::{MOST_ROWS as READ_AHEAD, row_ends, rows_per_read, rows_that_fit};
@@ -76,6 +77,7 @@ impl Source for ParquetSource {
             self.parts.pop_front();
             self.given = 0;
         }
+        let rows = with_partitions(rows, &self.inputs[part.input])?;
         Ok(Some(RowBatch { position: Position { part: part.index, offset, last }, rows }))
     }
 }

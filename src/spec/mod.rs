@@ -13,6 +13,7 @@ pub mod layers;
 mod models;
 mod report;
 mod search;
+mod source;
 mod url;
 mod values;
 
@@ -32,6 +33,7 @@ pub use label::{LabelSpec, default_labels, label_names};
 pub use models::{ModelSpec, ModelsSpec};
 pub use report::ReportSpec;
 pub use search::{SearchSpec, default_hits};
+pub use source::{HiveSpec, ParquetSourceSpec, Paths, SourceSpec};
 pub use url::{ImageUrlSpec, UrlScheme};
 pub use values::{DeviceSpec, MaxFailed};
 
@@ -78,37 +80,13 @@ pub struct PipelineSpec {
 /// The sections that say what is done with a finished output. They change nothing in it.
 pub const STEPS: [&str; 6] = ["label", "cluster", "dedup", "filter", "search", "report"];
 
-/// `[source.KIND]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceSpec {
-    Parquet(ParquetSourceSpec),
-}
-
-/// `[source.parquet]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ParquetSourceSpec {
-    /// A file, a folder (its `*.parquet`, sorted by name) or a glob.
-    pub path: PathBuf,
-    /// The column that names each row's image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// The column that holds each row's caption, or several of them. A row's status tells of the
-    /// first; columns that need another caption are null where there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub caption: Option<Names>,
-    /// Read no more than this many rows, from the start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u64>,
-}
-
 /// `[image.KIND]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageSpec {
     Path(ImagePathSpec),
     Url(ImageUrlSpec),
+    Bytes(ImageBytesSpec),
     Embedding(StoredEmbeddingSpec),
 }
 
@@ -130,6 +108,17 @@ pub struct ImagePathSpec {
     /// is trusted.
     #[serde(default)]
     pub allow_absolute: bool,
+}
+
+/// `[image.bytes]`: the image column holds the encoded images themselves, as binary values or as
+/// Hugging Face's `{bytes, path}`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageBytesSpec {
+    /// Where bytes are null, files of the struct's relative `path`s are read beneath it; without
+    /// it, such rows are `image_missing`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<PathBuf>,
 }
 
 /// `[preprocess]`: what is not in the model's preprocessor_config.json.

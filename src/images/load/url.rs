@@ -3,6 +3,7 @@
 //! A URL that several rows name, in one batch or in two that are under way, is fetched once. What
 //! may be fetched, and how often it is tried, is `net`'s to say.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -161,9 +162,9 @@ impl ImageLoader for UrlLoader {
         self.ahead
     }
 
-    fn load(&self, column: &dyn Array, row: usize) -> Result<Vec<u8>, LoadError> {
+    fn load<'a>(&self, column: &'a dyn Array, row: usize) -> Result<Cow<'a, [u8]>, LoadError> {
         match self.name(column, row) {
-            Some(url) => self.get(url),
+            Some(url) => self.get(url).map(Cow::Owned),
             None => {
                 let message = "the image URL is null or empty";
                 Err(RowError::new(RowStatus::ImagePathMissing, message).into())

@@ -1,0 +1,137 @@
+//! Which files several paths stand for: lists, folders, globs, one after another. What one path
+//! stands for is `input`'s affair, and what folders' names mean is `hive`'s.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::hive::{Folders, folder_of_keys};
+use super::input::find_files;
+use crate::error::Error;
+
+/// A list of files of more bytes than this is a mistake.
+const MOST_LIST_BYTES: u64 = 1 << 30;
+
+/// A file that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub path: PathBuf,
+    /// The part of the path that was given: what folders beneath it are named may mean something.
+    pub base: PathBuf,
+}
+
+/// The files that paths stand for, in the order of the paths; at least one. A path that begins with
+/// `@` names a list, one path a line, relative to the list's folder.
+///
+/// # Errors
+/// `NotFound`, `NoInput` or `Io` for a path; `Setting` for a file that is found twice.
+pub fn find_all(paths: &[PathBuf], folders: Folders) -> Result<Vec<Found>, Error> {
+    let mut found = Vec::new();
+    for path in paths {
+        match path.as_os_str().as_bytes().strip_prefix(b"@") {
+            Some(list) if !path.exists() => {
+                let list = Path::new(std::ffi::OsStr::from_bytes(list));
+                for path in read_list(list)? {
+                    found.extend(find_one(&path, folders)?);
+                }
+            }
+            _ => found.extend(find_one(path, folders)?),
+        }
+    }
+    let mut seen = HashSet::new();
+    let twice = |file: &&Found| !seen.insert(file.path.canonicalize().unwrap_or(file.path.clone()));
+    if let Some(file) = found.iter().find(twice) {
+        let problem = format!("names {} twice: name it once", file.path.display());
+        return Err(Error::Setting { key: "the source's path".into(), problem });
+    }
+    Ok(found)
+}
+
+fn find_one(path: &Path, folders: Folders) -> Result<Vec<Found>, Error> {
+    let base = base(path);
+    let files = match path.is_dir() && folders == Folders::Partitioned && folder_of_keys(path)? {
+        true => find_files(&glob_of(path))?,
+        false => find_files(path)?,
+    };
+    Ok(files.into_iter().map(|path| Found { path, base: base.clone() }).collect())
+}
+
+/// All Parquet files beneath a folder, whatever its name holds.
+fn glob_of(dir: &Path) -> PathBuf {
+    PathBuf::from(glob::Pattern::escape(&dir.to_string_lossy())).join("**/*.parquet")
+}
+
+/// The part of a path before its first wildcard: a folder, or all of it.
+fn base(path: &Path) -> PathBuf {
+    if path.exists() {
+        return if path.is_dir() { path.to_owned() } else { PathBuf::new() };
+    }
+    let is_plain = |part: &std::path::Component<'_>| {
+        !part.as_os_str().to_string_lossy().contains(['*', '?', '['])
+    };
+    path.components().take_while(is_plain).collect()
+}
+
+fn read_list(list: &Path) -> Result<Vec<PathBuf>, Error> {
+    let missing = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::NotFound {
+            what: "the list of files",
+            path: list.to_owned(),
+            hint: ": after an @ comes a file that has one path a line".to_owned(),
+        },
+        _ => Error::io("read", list)(error),
+    };
+    let bytes = fs::metadata(list).map_err(missing)?.len();
+    if bytes > MOST_LIST_BYTES {
+        let problem = format!("{} has {bytes} bytes: that is no list of files", list.display());
+        return Err(Error::Setting { key: "the source's path".into(), problem });
+    }
+    let text = fs::read(list).map_err(Error::io("read", list))?;
+    let dir = list.parent().unwrap_or(Path::new(""));
+    let lines = text.split(|byte| *byte == b'\n');
+    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let lines = lines.filter(|line| !line.is_empty());
+    let paths: Vec<_> = lines.map(|line| dir.join(std::ffi::OsStr::from_bytes(line))).collect();
+    match paths.is_empty() {
+        true => Err(Error::Setting {
+            key: "the source's path".into(),
+            problem: format!("{} lists no file", list.display()),
+        }),
+        false => Ok(paths),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_and_paths_are_read_in_their_order_and_nothing_twice() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| dir.path().join(name);
+        for name in ["a.parquet", "b.parquet", "sub/c.parquet", "sub/d.parquet"] {
+            fs::create_dir_all(at(name).parent().expect("it has one")).expect("made");
+            fs::write(at(name), "").expect("written");
+        }
+        fs::write(at("list.txt"), "sub\r\n\nb.parquet\n").expect("written");
+        let list = PathBuf::from(format!("@{}", at("list.txt").display()));
+        let names = |paths: &[PathBuf]| {
+            let found = find_all(paths, Folders::Flat)?;
+            let names = found.iter().map(|file| {
+                file.path.strip_prefix(dir.path()).expect("it is in it").display().to_string()
+            });
+            Ok::<_, Error>(names.collect::<Vec<_>>())
+        };
+        let listed = ["sub/c.parquet", "sub/d.parquet", "b.parquet"];
+        assert_eq!(names(std::slice::from_ref(&list)).expect("they are there"), listed);
+        let both = names(&[list.clone(), at("a.parquet")]).expect("they are there");
+        assert_eq!(both, [&listed[..], &["a.parquet"]].concat());
+        let all = names(&[at("**/*.parquet")]).expect("they are there");
+        assert_eq!(all, ["a.parquet", "b.parquet", "sub/c.parquet", "sub/d.parquet"]);
+        let twice = names(&[list, at("b.parquet")]).expect_err("twice").to_string();
+        assert!(twice.contains("b.parquet twice"), "{twice}");
+        let none = names(&["@/no/such/list".into()]).expect_err("no list");
+        assert_eq!(none.exit_code(), 2, "{none}");
+    }
+}
