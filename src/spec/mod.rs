@@ -6,10 +6,10 @@
 mod cluster;
 mod declared;
 mod dedup;
-mod family;
 pub mod filter;
 mod label;
 pub mod layers;
+mod model;
 mod report;
 mod search;
 mod values;
@@ -25,8 +25,8 @@ pub use cluster::{
 };
 pub use declared::{DeclaredColumn, Names};
 pub use dedup::{DedupSpec, default_distance, default_threshold};
-pub use family::Family;
 pub use label::{LabelSpec, default_labels, label_names};
+pub use model::{Family, ModelDirSpec, ModelSpec, PrecisionSpec};
 pub use report::ReportSpec;
 pub use search::{SearchSpec, default_hits};
 pub use values::{DeviceSpec, MaxFailed};
@@ -181,79 +181,6 @@ pub enum SpecialTokensSpec {
     Text,
     /// One control token, as `CLIPTokenizerFast` reads it.
     Control,
-}
-
-/// `[model.FAMILY]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ModelSpec {
-    /// A Hugging Face `CLIPModel` folder.
-    Clip(ModelDirSpec),
-    /// A Hugging Face `SiglipModel` folder: SigLIP, or SigLIP 2 of a fixed resolution.
-    Siglip(ModelDirSpec),
-    /// A folder of OpenCLIP's own layout.
-    OpenClip(ModelDirSpec),
-}
-
-impl ModelSpec {
-    /// A model of that family in a folder, in the precision that is best where it runs.
-    pub fn new(family: Family, dir: impl Into<PathBuf>) -> Self {
-        let dir = ModelDirSpec { dir: dir.into(), precision: PrecisionSpec::default() };
-        match family {
-            Family::Clip => ModelSpec::Clip(dir),
-            Family::Siglip => ModelSpec::Siglip(dir),
-            Family::OpenClip => ModelSpec::OpenClip(dir),
-        }
-    }
-
-    /// The kind of model.
-    pub fn family(&self) -> Family {
-        match self {
-            ModelSpec::Clip(_) => Family::Clip,
-            ModelSpec::Siglip(_) => Family::Siglip,
-            ModelSpec::OpenClip(_) => Family::OpenClip,
-        }
-    }
-
-    /// The precision that the pipeline asks for.
-    pub fn precision(&self) -> PrecisionSpec {
-        self.settings().precision
-    }
-
-    /// The model's folder.
-    pub fn dir(&self) -> &std::path::Path {
-        &self.settings().dir
-    }
-
-    fn settings(&self) -> &ModelDirSpec {
-        match self {
-            ModelSpec::Clip(settings)
-            | ModelSpec::Siglip(settings)
-            | ModelSpec::OpenClip(settings) => settings,
-        }
-    }
-}
-
-/// What a model family's section says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelDirSpec {
-    /// The model's folder.
-    pub dir: PathBuf,
-    #[serde(default)]
-    pub precision: PrecisionSpec,
-}
-
-/// `precision = ...`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum PrecisionSpec {
-    /// f16 on CUDA; bf16 on a CPU that multiplies it natively; else f32.
-    #[default]
-    Auto,
-    F32,
-    Bf16,
-    F16,
 }
 
 /// How an output column is filled.
