@@ -128,6 +128,7 @@ fn openclips_folders_agree_with_open_clip() {
     for name in ["quick_gelu", "custom_text", "longest"] {
         agrees(&dir.path().join(name));
     }
+    common::scores_and_searches("open_clip", &dir.path().join("quick_gelu"));
     what_is_wrong_is_seen(&dir.path().join("quick_gelu"));
     what_is_not_supported_is_refused(&dir.path().join("quick_gelu"));
 }
@@ -204,5 +205,5 @@ fn the_readme_has_the_table_of_families() {
     assert_eq!(sample["family"], "clip");
     assert_eq!(sample["image_tower"]["side"], 48);
     assert!(common::clipmill(["models", "sample_data/model"]).ok().stdout.contains("image tower"));
-    assert_eq!(common::clipmill(["models", "sample_data"]).code, 1);
+    assert_ne!(common::clipmill(["models", "sample_data"]).code, 0);
 }

@@ -137,6 +137,7 @@ fn siglip_and_siglip_2_agree_with_transformers() {
     agrees(&one);
     agrees(&two);
     agrees(&dir.path().join("gemma"));
+    common::scores_and_searches("siglip", &one);
     what_is_wrong_is_seen(&one);
     what_is_not_supported_is_refused(&one);
 }

@@ -1,6 +1,6 @@
-//! The families of models, by the words that pipeline files and tables call them.
+//! The families of models, and the precisions in which one runs.
 //!
-//! What a family's folder holds and how its towers are built is known in `model`.
+//! What a family's folder holds and how its towers are built is known in `crate::model`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
+    /// A Hugging Face `CLIPModel` folder.
     Clip,
+    /// A Hugging Face `SiglipModel` folder: SigLIP, or SigLIP 2 of a fixed resolution.
     Siglip,
+    /// A folder of OpenCLIP's own layout.
     OpenClip,
 }
 
@@ -46,4 +49,16 @@ impl FromStr for Family {
             format!("\"{word}\" is no family of models: there are {words}")
         })
     }
+}
+
+/// `precision = ...`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum PrecisionSpec {
+    /// f16 on CUDA; bf16 on a CPU that multiplies it natively; else f32.
+    #[default]
+    Auto,
+    F32,
+    Bf16,
+    F16,
 }

@@ -28,7 +28,7 @@ pub use cluster::{
 };
 pub use declared::{DeclaredColumn, Names};
 pub use dedup::{DedupSpec, default_distance, default_threshold};
-pub use family::Family;
+pub use family::{Family, PrecisionSpec};
 pub use label::{LabelSpec, default_labels, label_names};
 pub use models::{ModelSpec, ModelsSpec};
 pub use report::ReportSpec;
@@ -175,18 +175,6 @@ pub enum SpecialTokensSpec {
     Text,
     /// One control token, as `CLIPTokenizerFast` reads it.
     Control,
-}
-
-/// `precision = ...`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum PrecisionSpec {
-    /// f16 on CUDA; bf16 on a CPU that multiplies it natively; else f32.
-    #[default]
-    Auto,
-    F32,
-    Bf16,
-    F16,
 }
 
 /// How an output column is filled.

@@ -2,7 +2,8 @@
 //!
 //! `SimpleTokenizer` (tokenizer.py of open_clip 3.3) brings its vocabulary along; here it is read
 //! from the folder's tokenizer.json, or vocab.json and merges.txt. What is not cleaned as there is
-//! said in `ftfy`.
+//! said in `ftfy`; its pattern, which ignores case, drops the mark U+0345, and is of another version
+//! of Unicode, in which a few letters are none.
 
 use std::path::Path;
 

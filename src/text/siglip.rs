@@ -5,6 +5,10 @@
 //! with `padding="max_length"`, the way the weights were trained. Classes: tokenization_siglip.py,
 //! tokenization_siglip2.py and tokenization_gemma.py of transformers 5.23, of which
 //! `GemmaTokenizer`, that the first folders of SigLIP 2 name, does not lower case.
+//!
+//! `SiglipTokenizer` is SentencePiece's own program. The one difference met are letters with
+//! combining marks that NFKC changes, which `tokenizers` normalises together and SentencePiece one
+//! by one.
 
 use std::path::Path;
 

@@ -119,3 +119,23 @@ impl Ran {
         self
     }
 }
+
+/// Runs the sample's pipeline with a model of that family, and searches what comes out by text: the
+/// table says which model made it.
+#[track_caller]
+pub fn scores_and_searches(family: &str, model: &Path) {
+    let dir = scratch();
+    let pipeline = std::fs::read_to_string(root().join("pipelines/sample.toml")).unwrap();
+    let path = dir.path().join("pipeline.toml");
+    let theirs = format!("{:?}", model.display().to_string());
+    let ours = pipeline
+        .replace("[model.clip]", &format!("[model.{family}]"))
+        .replace("\"sample_data/model\"", &theirs);
+    std::fs::write(&path, ours).unwrap();
+    let out = dir.path().join("out").display().to_string();
+    clipmill(["run", &path.display().to_string(), "--output", &out]).ok();
+    let found = clipmill(["search", &out, "red apple", "--top", "3", "--json"]).ok().stdout;
+    assert!(found.contains("\"hits\""), "{found}");
+    let about = clipmill(["models", &model.display().to_string(), "--json"]).ok().stdout;
+    assert!(about.contains(&format!("\"family\":\"{family}\"")), "{about}");
+}

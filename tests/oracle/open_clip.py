@@ -12,6 +12,7 @@ import gzip
 import json
 import random
 import sys
+import unicodedata
 from pathlib import Path
 
 import ftfy
@@ -130,9 +131,13 @@ def make(out, name, seed):
 
 
 def mended(caption):
-    """What ftfy takes for wrongly decoded, and control tokens, which are text for us."""
-    controls = ["<start_of_text>", "<end_of_text>"]
-    return ftfy.fix_encoding(caption) != caption or any(token in caption.lower() for token in controls)
+    """What ftfy takes for wrongly decoded, and control tokens, which are text for us. And U+0345, a mark that the
+    tokenizer's pattern takes for a letter and for none, as it ignores case, and drops. And what is a letter in one
+    version of Unicode only."""
+    if any(unicodedata.category(c) == "Cn" for c in caption):
+        return True
+    others = ["<start_of_text>", "<end_of_text>", "\u0345"]
+    return ftfy.fix_encoding(caption) != caption or any(other in caption.lower() for other in others)
 
 
 def main():

@@ -13,6 +13,7 @@ import io
 import json
 import random
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,9 @@ def make(out, tokenizer, vocab, seed):
 
     captions = list(dict.fromkeys(SENTENCES)) + [c for c in made(random.Random(seed)) if usable(c)]
     captions = list(dict.fromkeys(captions))[:400]
+    # Ten without a letter are enough.
+    bare = [caption for caption in captions if not any(map(str.isalnum, caption))]
+    captions = [caption for caption in captions if caption not in bare[10:]]
     # One by one: `AutoProcessor` pads and truncates like this.
     ids = tokenizer(captions, padding="max_length", max_length=CONTEXT, truncation=True)["input_ids"]
     whole = [len(each) for each in tokenizer(captions)["input_ids"]]
@@ -149,8 +153,17 @@ def make(out, tokenizer, vocab, seed):
 
 
 def usable(caption):
-    """Without what `caption.special_tokens = "text"` reads as text and transformers as control tokens."""
-    return not any(token in caption for token in ["</s>", "<unk>", "<pad>", "<eos>", "<bos>", "<mask>"])
+    """Without what `caption.special_tokens = "text"` reads as text and transformers as control tokens; and without
+    letters that a mark follows and NFKC changes, which `tokenizers` normalises together and SentencePiece one by one."""
+    if any(token in caption for token in ["</s>", "<unk>", "<pad>", "<eos>", "<bos>", "<mask>"]):
+        return False
+    pairs = zip(caption, caption[1:])
+    return not any(unicodedata.combining(mark) and changes(letter, mark) for letter, mark in pairs)
+
+
+def changes(letter, mark):
+    twice = unicodedata.combining(letter) or unicodedata.normalize("NFD", letter) != letter
+    return twice or unicodedata.normalize("NFKC", letter) != letter
 
 
 def main():
