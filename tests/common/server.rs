@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
 use super::sample;
 
 /// A server that runs until the test's process ends.
@@ -26,6 +29,7 @@ struct State {
     busy: AtomicUsize,
     busiest: AtomicUsize,
     image: Vec<u8>,
+    packed: Vec<u8>,
     forbidden: u16,
 }
 
@@ -38,11 +42,15 @@ impl Server {
     pub fn on(listener: TcpListener, forbidden: u16) -> Self {
         let port = listener.local_addr().expect("bound").port();
         let connections = Arc::new(AtomicUsize::new(0));
+        let image = fs::read(sample().join("images/001-1f4cf.jpg")).expect("an image");
+        let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+        packed.write_all(&image).expect("memory");
         let state = Arc::new(State {
             hits: Mutex::default(),
             busy: AtomicUsize::new(0),
             busiest: AtomicUsize::new(0),
-            image: fs::read(sample().join("images/001-1f4cf.jpg")).expect("an image"),
+            image,
+            packed: packed.finish().expect("memory"),
             forbidden,
         });
         let (counted, shared) = (connections.clone(), state.clone());
@@ -204,10 +212,10 @@ fn answer(stream: &mut TcpStream, path: &str, nth: usize, state: &State) -> Opti
         "later" => say(&sized("200 OK", image.len()), image),
         "broken" => say(&sized("503 Oops", 0), b""),
         "text" => say(&sized("200 OK", 13), b"<html></html>"),
-        "packed" => say(
-            &format!("{}\r\nContent-Encoding: gzip", sized("200 OK", 20)),
-            &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        ),
+        "packed" => {
+            let head = sized("200 OK", state.packed.len());
+            say(&format!("{head}\r\nContent-Encoding: gzip"), &state.packed)
+        }
         "empty" => say(&sized("200 OK", 0), b""),
         "garbage" => {
             let _ = stream.write_all(b"SSH-2.0-no web server\r\n");

@@ -62,6 +62,11 @@ fn client(resolver: Resolver, timeout: Duration) -> Result<Client, Error> {
         .no_proxy()
         .redirect(redirect::Policy::none())
         .referer(false)
+        // Whatever another crate makes this one capable of.
+        .no_gzip()
+        .no_brotli()
+        .no_deflate()
+        .no_zstd()
         .connect_timeout(timeout)
         .pool_idle_timeout(IDLE)
         .dns_resolver(Arc::new(resolver))
@@ -161,9 +166,18 @@ pub fn failure_of(error: &(dyn StdError + 'static), url: &str) -> Failure {
             }
         }
         last = error.to_string();
-        cause = error.source();
+        cause = cause_of(error);
     }
     Failure::Passing { message: format!("{:?}: {last}", shown(url)), retry_after: None }
+}
+
+/// What is behind an error. An I/O error that was made of another error does not call it its
+/// source, but that one's.
+fn cause_of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
 }
 
 /// Whether a resolver says that there is no such name; else it may only be unwell. std keeps
@@ -204,6 +218,24 @@ mod tests {
         for opened in [&["127.0.0.1:1", "[::1]:1"], &["127.0.0.0/8", "::1/128"]] {
             assert!(matches!(localhost(opened), Failure::Passing { .. }), "{opened:?}");
         }
+    }
+
+    #[test]
+    fn what_is_wrapped_in_errors_is_found() {
+        let url = "https://h.org/x";
+        let status = |error: io::Error| match failure_of(&error, url) {
+            Failure::Row(error) => Some(error.status),
+            _ => None,
+        };
+        let tls = || io::Error::new(io::ErrorKind::InvalidData, "invalid peer certificate");
+        assert_eq!(status(tls()), Some(RowStatus::ImageHttpError));
+        assert_eq!(status(io::Error::other(tls())), Some(RowStatus::ImageHttpError));
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        let forbidden = io::Error::other(io::Error::other(Forbidden(ip)));
+        assert_eq!(status(forbidden), Some(RowStatus::ImageRefused));
+        assert_eq!(status(io::Error::other(io::Error::other("x"))), None);
+        let full = io::Error::other(io::Error::from_raw_os_error(24));
+        assert!(matches!(failure_of(&full, url), Failure::Machine { errno: 24 }));
     }
 
     #[test]
