@@ -14,10 +14,12 @@ use crate::spec::STEPS;
 
 /// Settings that say where or how fast, and change nothing in the output. The input is told by
 /// its files.
-const NOT_MEANING: [&str; 3] = ["run.", "sink.parquet.path", "source.parquet.path"];
+const NOT_MEANING: [&str; 4] =
+    ["run.", "sink.parquet.path", "source.parquet.path", "source.webdataset.path"];
 
 /// Settings that say which parts there are, and change nothing within one.
-const CUT: [&str; 2] = ["source.parquet.limit", "sink.parquet.rows_per_part"];
+const CUT: [&str; 3] =
+    ["source.parquet.limit", "source.webdataset.limit", "sink.parquet.rows_per_part"];
 
 /// Everything that the output's values depend on, by name.
 ///

@@ -15,9 +15,7 @@ use crate::error::Error;
 use crate::images::{BytesLoader, ImageLoader, PathLoader, Preprocess};
 use crate::model::clip::ClipFiles;
 use crate::source::InputFile;
-use crate::spec::{
-    ColumnSpec, ImageSpec, ParquetSinkSpec, ParquetSourceSpec, PipelineSpec, SinkSpec, SourceSpec,
-};
+use crate::spec::{ColumnSpec, ImageSpec, ParquetSinkSpec, PipelineSpec, SinkSpec};
 use crate::text::Tokenizer;
 
 /// What is well-formed and makes no sense.
@@ -37,12 +35,6 @@ pub fn check_settings(spec: &PipelineSpec) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
-}
-
-/// The kind of source is closed: there is one so far.
-pub fn source(spec: &PipelineSpec) -> &ParquetSourceSpec {
-    let SourceSpec::Parquet(source) = &spec.source;
-    source
 }
 
 pub fn sink(spec: &PipelineSpec) -> &ParquetSinkSpec {

@@ -28,7 +28,7 @@ pub use dedup::{DedupSpec, default_distance, default_threshold};
 pub use label::{LabelSpec, default_labels, label_names};
 pub use report::ReportSpec;
 pub use search::{SearchSpec, default_hits};
-pub use source::{HiveSpec, ParquetSourceSpec, Paths, SourceSpec};
+pub use source::{HiveSpec, ParquetSourceSpec, Paths, SourceSpec, WebdatasetSourceSpec};
 pub use values::{DeviceSpec, MaxFailed};
 
 /// A pipeline file (TOML).
