@@ -5,6 +5,8 @@
 //! only they take a place on the device; failed rows are carried as errors at their index.
 //! Nothing here computes or fills a column.
 
+pub mod hidden;
+
 use arrow::array::RecordBatch;
 
 use crate::error::{RowError, RowStatus};
@@ -24,7 +26,7 @@ pub struct Position {
 #[derive(Debug, Clone)]
 pub struct RowBatch {
     pub position: Position,
-    /// All input columns, unchanged.
+    /// All input columns, unchanged; then perhaps one that is `hidden`.
     pub rows: RecordBatch,
 }
 

@@ -91,6 +91,10 @@ pub enum Error {
         source: Cause,
     },
 
+    /// A tar file that cannot be read to its end, or not as one.
+    #[error("could not read {} as tar at byte {at}: {problem}", path.display())]
+    Tar { path: PathBuf, at: u64, problem: String },
+
     /// A file whose footer and pages disagree about the number of rows.
     #[error("{} holds {found} rows where its footer says {expected}: the file is damaged", path.display())]
     RowCount { path: PathBuf, expected: u64, found: u64 },
@@ -231,6 +235,7 @@ impl Error {
             | Error::Verify { .. }
             | Error::PartsMissing { .. }
             | Error::RowCount { .. }
+            | Error::Tar { .. }
             | Error::InputChanged { .. }
             | Error::RowSize { .. }
             | Error::Io { .. }

@@ -145,7 +145,9 @@ impl Output {
 
     /// The input's columns, unchanged, then the declared ones.
     fn fill(&self, batch: &EncodedBatch) -> Result<RecordBatch, Error> {
-        let mut columns: Vec<ArrayRef> = batch.rows.columns().to_vec();
+        // What is hidden comes after them.
+        let from_input = self.schema.fields().len() - self.columns.len();
+        let mut columns: Vec<ArrayRef> = batch.rows.columns()[..from_input].to_vec();
         columns.extend(self.columns.iter().map(|column| column.fill(batch)));
         let options = RecordBatchOptions::new().with_row_count(Some(batch.rows.num_rows()));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)

@@ -1,5 +1,6 @@
 //! Where rows and images come from: tables that hold their images, every type of a column of text,
-//! several paths. What should come out is said by `datasets` and pyarrow (`oracle/embedded.py`).
+//! several paths, tar shards. What should come out is said by `datasets`, pyarrow, DuckDB and
+//! `webdataset` (`oracle/embedded.py`, `oracle/inputs.py`).
 
 mod common;
 
@@ -129,4 +130,72 @@ fn folders_of_keys_are_columns_and_lists_name_files() {
 
 fn captions_path() -> String {
     sample().join("captions.parquet").display().to_string()
+}
+
+/// A pipeline over shards, of all that a sample has.
+fn shards(path: &str) -> String {
+    format!("[source.webdataset]\npath = {path:?}\ncaption = [\"txt\", \"json.caption\"]")
+}
+
+#[test]
+fn shards_give_the_samples_that_webdataset_gives() {
+    let dir = scratch();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let captions = [captions_path(), sample().display().to_string(), at("")];
+    if !oracle("inputs.py", [&["shards".to_owned()], &captions[..]].concat()) {
+        return;
+    }
+    let source = shards(&at("{00000..00002}.tar"));
+    let columns = format!("{COLUMNS}\nother = {{ kind = \"cosine\", caption = \"json.caption\" }}");
+    run(dir.path(), "out", (&source, ""), &columns).ok();
+    let paths = [0, 1, 2].map(|shard| at(&format!("{shard:05}.tar")));
+    assert!(oracle("inputs.py", [&["check-shards".to_owned(), at("out")], &paths[..]].concat()));
+
+    // The same rows in parts that begin within a shard, batch by batch; then a run that goes on.
+    let folder = shards(&at(""));
+    let cut =
+        ["run", &at("cut.toml"), "--set", "sink.parquet.rows_per_part=3", "--batch-size", "2"];
+    run(dir.path(), "cut", (&folder, ""), &columns).ok();
+    fs::remove_dir_all(at("cut")).expect("it was made");
+    clipmill(cut).ok();
+    assert!(oracle("inputs.py", [&["check-shards".to_owned(), at("cut")], &paths[..]].concat()));
+    let whole = fs::read(at("cut/part-00004.parquet")).expect("a part");
+    fs::remove_file(at("cut/part-00004.parquet")).expect("removed");
+    clipmill(cut).ok();
+    assert!(fs::read(at("cut/part-00004.parquet")).expect("a part") == whole);
+    let limited = clipmill(["plan", &at("cut.toml"), "--limit", "11", "--input", &paths[2]]).ok();
+    assert!(limited.stdout.contains("8 rows"), "{}", limited.stdout);
+
+    // What is damaged is named, with the shard and the byte.
+    let good = fs::read(&paths[1]).expect("a shard");
+    let last = good.iter().rposition(|byte| *byte != 0).expect("not all are") + 1;
+    let padded = last.next_multiple_of(512);
+    let mut flipped = good.clone();
+    flipped[100] ^= 1;
+    let twice = [&good[..padded], &good[..]].concat();
+    for (bytes, says) in [
+        (&good[..padded], ""),
+        (&good[..padded - 600], "it was cut"),
+        (&good[..700], "it was cut"),
+        (&good[..0], "it is empty"),
+        (&flipped[..], "at byte 0: the checksum"),
+        (b"\x1f\x8b and what gzip gives", "gzip"),
+        (&twice[..], ""),
+    ] {
+        fs::write(at("bad.tar"), bytes).expect("written");
+        let ran = clipmill(["plan", &at("cut.toml"), "--input", &at("bad.tar")]);
+        assert_eq!(ran.code, i32::from(!says.is_empty()), "{says}: {}", ran.stderr);
+        assert!(ran.stderr.contains(says), "{says}: {}", ran.stderr);
+        assert!(says.is_empty() || ran.stderr.contains("bad.tar"), "{}", ran.stderr);
+    }
+    for (set, says) in [
+        ("image.path.root=\"/\"", "brings its images"),
+        ("source.webdataset.caption=\"text\"", "its samples have jpg, json"),
+        ("source.webdataset.image=\"gif\"", "no column \"gif\""),
+        ("source.webdataset.path=\"none.tar\"", "does not exist"),
+    ] {
+        let ran = clipmill(["plan", &at("cut.toml"), "--set", set]);
+        assert_eq!(ran.code, 2, "{set}: {}", ran.stderr);
+        assert!(ran.stderr.contains(says), "{set}: {}", ran.stderr);
+    }
 }

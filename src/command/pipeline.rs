@@ -10,7 +10,7 @@ pub fn read_layered(args: &PipelineArgs, more: Option<Override>) -> Result<Layer
     let mut overrides =
         args.set.iter().map(|set| Override::parse(set)).collect::<Result<Vec<_>, _>>()?;
     let flags = [
-        ("--input", "source.parquet.path", args.input.clone()),
+        ("--input", "source.*.path", args.input.clone()),
         ("--output", "sink.parquet.path", args.output.clone()),
         ("--device", "run.device", args.device.map(|device| device.to_string())),
     ];
@@ -20,7 +20,7 @@ pub fn read_layered(args: &PipelineArgs, more: Option<Override>) -> Result<Layer
     let numbers = [
         ("--batch-size", "run.batch_size", args.batch_size.map(|n| n.get() as u64)),
         ("--threads", "run.threads", args.threads.map(|n| n.get() as u64)),
-        ("--limit", "source.parquet.limit", args.limit),
+        ("--limit", "source.*.limit", args.limit),
     ];
     for (flag, key, value) in numbers {
         // TOML integers are i64; nobody's table has more rows than that.

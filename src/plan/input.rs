@@ -1,14 +1,13 @@
 //! The input of a plan: its columns checked, its parts cut. Nothing is read.
 
-use std::path::PathBuf;
-
 use arrow::datatypes::{DataType, Field};
 
+use crate::batch::hidden;
 use crate::columns::Needs;
 use crate::error::Error;
 use crate::images::holds_bytes;
-use crate::source::{Folders, InputFile, Part, find_all, no_column, open_files, partition};
-use crate::spec::{ColumnSpec, DeclaredColumn, HiveSpec, ImageSpec, PipelineSpec, SourceSpec};
+use crate::source::{InputFile, Part, no_column};
+use crate::spec::{ColumnSpec, DeclaredColumn, ImageSpec, PipelineSpec, SourceSpec};
 use crate::vectors::is_vector;
 
 /// The input columns that the work needs.
@@ -24,42 +23,30 @@ pub fn check_columns(
     needs: Needs,
     first: &InputFile,
 ) -> Result<UsedColumns, Error> {
-    let SourceSpec::Parquet(source) = &spec.source;
-    let image = match (&source.image, needs.images) {
-        (None, true) => return Err(missing_setting("image")),
-        (Some(column), needed) => {
-            check_image(first, column, spec.image.as_ref())?;
-            needed.then(|| column.clone())
-        }
-        (None, false) => None,
+    let kind = spec.source.kind();
+    let image = match (&spec.source, needs.images) {
+        (SourceSpec::Webdataset(_), needed) => needed.then(|| hidden::COLUMN.to_owned()),
+        (SourceSpec::Parquet(source), needed) => match &source.image {
+            None if needed => return Err(missing_setting(kind, "image")),
+            None => None,
+            Some(column) => {
+                check_image(first, column, spec.image.as_ref())?;
+                needed.then(|| column.clone())
+            }
+        },
     };
-    let captions = source.caption.clone().unwrap_or_default().0;
+    let captions = spec.source.captions();
     if captions.is_empty() && needs.captions {
-        return Err(missing_setting("caption"));
+        return Err(missing_setting(kind, "caption"));
     }
     for (index, column) in captions.iter().enumerate() {
         check_caption(first, column)?;
         if captions[..index].contains(column) {
             let problem = format!("names \"{column}\" twice");
-            return Err(Error::Setting { key: "source.parquet.caption".into(), problem });
+            return Err(Error::Setting { key: format!("source.{kind}.caption"), problem });
         }
     }
     Ok(UsedColumns { image, captions: if needs.captions { captions } else { Vec::new() } })
-}
-
-/// The files that paths stand for, opened, with what their folders' names say.
-pub fn open_inputs_of(paths: &[PathBuf], hive: HiveSpec) -> Result<Vec<InputFile>, Error> {
-    let folders = if hive == HiveSpec::No { Folders::Flat } else { Folders::Partitioned };
-    let found = find_all(paths, folders)?;
-    let mut inputs = open_files(&found.iter().map(|file| file.path.clone()).collect::<Vec<_>>())?;
-    match hive {
-        HiveSpec::No => {}
-        // Where names say nothing of use, they are only names.
-        HiveSpec::Auto => drop(partition(&mut inputs, &found)),
-        HiveSpec::Yes => partition(&mut inputs, &found)
-            .map_err(|problem| Error::Setting { key: "source.parquet.hive".into(), problem })?,
-    }
-    Ok(inputs)
 }
 
 /// For a declared column, the places among `captions` of those that it is about.
@@ -124,9 +111,9 @@ pub fn check_vectors(file: &InputFile, column: &str) -> Result<(), Error> {
     })
 }
 
-fn missing_setting(what: &str) -> Error {
+fn missing_setting(kind: &str, what: &str) -> Error {
     let problem = format!("[columns] asks for what needs a column of {what}s: name that column");
-    Error::Setting { key: format!("source.parquet.{what}"), problem }
+    Error::Setting { key: format!("source.{kind}.{what}"), problem }
 }
 
 /// A column that must be there and hold text: strings, or bytes that may be some.

@@ -10,6 +10,7 @@ mod models;
 mod provenance;
 mod resume;
 mod settings;
+mod sources;
 mod suspects;
 
 use std::path::Path;
@@ -21,11 +22,12 @@ use arrow::datatypes::{Schema, SchemaRef};
 pub use memory::Memory;
 pub use resume::{Resume, Wanted};
 
-use input::{is_string, open_inputs_of};
+use input::is_string;
 use loading::Loading;
 use models::{Models, PlannedModel, Reader};
-use settings::{check_settings, columns, loader, needs, output_schema, sink, source};
+use settings::{check_settings, columns, needs, output_schema, sink};
 
+use crate::batch::hidden;
 use crate::columns::{Column, Needs};
 use crate::crash::{Journal, RowId};
 use crate::error::{self, Error};
@@ -36,7 +38,7 @@ use crate::model::device::{self, Placement};
 use crate::prepare::{CaptionReader, CaptionStep, ImageStep, Prepare, StoredStep};
 use crate::run::{LoadModels, Stages};
 use crate::sink::{ParquetSink, PartOptions, Sink};
-use crate::source::{InputFile, ParquetSource, Part};
+use crate::source::{InputFile, Part};
 use crate::spec::PipelineSpec;
 use crate::spec::layers::{Layered, Setting};
 use crate::travel::travel_field;
@@ -83,14 +85,14 @@ impl Plan {
     pub fn resolve(layered: Layered) -> Result<Self, Error> {
         let Layered { spec, settings } = layered;
         check_settings(&spec)?;
-        let (source, sink) = (source(&spec), sink(&spec));
+        let sink = sink(&spec);
         let (needs, stored) = needs(&spec)?;
-        let inputs = open_inputs_of(&source.path.0, source.hive)?;
+        let inputs = sources::open_inputs(&spec)?;
         let used = input::check_columns(&spec, needs, &inputs[0])?;
         stored.iter().try_for_each(|column| input::check_vectors(&inputs[0], column))?;
         files::check_writable(&sink.path)?;
 
-        let loader = needs.images.then(|| loader(&spec)).transpose()?;
+        let loader = needs.images.then(|| sources::image_loader(&spec, &inputs)).transpose()?;
         let mut models = Models::resolve(&spec, needs)?;
         let dim = models.all[0].files.embedding_dim();
         let stored = stored.map(|column| StoredStep { column, dim });
@@ -101,7 +103,8 @@ impl Plan {
         let default_batch = if on_cuda { BATCH_CUDA } else { BATCH_CPU };
         let batch_size = spec.run.batch_size.map_or(default_batch, usize::from);
         let threads = spec.run.threads.map_or_else(available_threads, usize::from);
-        let parts = input::cut(&inputs, u64::from(u32::from(sink.rows_per_part)), source.limit);
+        let parts =
+            input::cut(&inputs, u64::from(u32::from(sink.rows_per_part)), spec.source.limit());
         let image_memory = memory::image_memory(&spec, threads);
         if let Some(first) = models.preprocess.first_mut() {
             *first = first.clone().with_memory(image_memory).with_phash(needs.image_phash);
@@ -158,7 +161,10 @@ impl Plan {
     pub fn used_columns(&self) -> (Option<&str>, Option<&str>) {
         let field = |column: &str| self.schema.field_with_name(column).ok();
         let is_shown = |column: &&str| field(column).is_some_and(|f| is_string(f.data_type()));
-        let image = self.image_column.as_deref().filter(is_shown);
+        let image = match self.image_column.as_deref() {
+            Some(hidden::COLUMN) => Some("__key__"),
+            other => other.filter(is_shown),
+        };
         (image, self.caption_columns.first().map(String::as_str))
     }
 
@@ -237,12 +243,13 @@ impl Plan {
             None => None,
         };
         let sink = ParquetSink::new(self.output(), self.part_options(&manifest));
+        let source = self.source(parts.clone());
         let output = Output {
             dir: self.output().to_owned(),
             schema: self.travelling(),
             columns: self.columns,
             on_row_error: settings::sink(&self.spec).on_row_error,
-            parts: parts.clone(),
+            parts,
             keys,
             inputs: self.inputs.clone(),
             total_parts: self.parts.len(),
@@ -266,7 +273,7 @@ impl Plan {
         let caption = (!tokenizers.is_empty()).then_some(CaptionStep { columns, tokenizers });
         let prepare = Prepare { image, stored: self.stored, caption };
         Ok(Stages {
-            source: Box::new(ParquetSource::new(self.inputs, parts, self.batch_size)),
+            source,
             prepare,
             load_models,
             inputs,

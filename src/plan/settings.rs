@@ -14,9 +14,7 @@ use crate::columns::{Column, Needs};
 use crate::error::Error;
 use crate::images::{BytesLoader, ImageLoader, PathLoader, UrlLoader};
 use crate::source::InputFile;
-use crate::spec::{
-    ColumnSpec, ImageSpec, ParquetSinkSpec, ParquetSourceSpec, PipelineSpec, SinkSpec, SourceSpec,
-};
+use crate::spec::{ColumnSpec, ImageSpec, ParquetSinkSpec, PipelineSpec, SinkSpec};
 
 /// What is well-formed and makes no sense.
 pub fn check_settings(spec: &PipelineSpec) -> Result<(), Error> {
@@ -35,12 +33,6 @@ pub fn check_settings(spec: &PipelineSpec) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
-}
-
-/// The kind of source is closed: there is one so far.
-pub fn source(spec: &PipelineSpec) -> &ParquetSourceSpec {
-    let SourceSpec::Parquet(source) = &spec.source;
-    source
 }
 
 pub fn sink(spec: &PipelineSpec) -> &ParquetSinkSpec {

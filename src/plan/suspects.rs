@@ -7,7 +7,6 @@ use crate::contain::own_program;
 use crate::crash::{Killer, RowId, try_images};
 use crate::error::Error;
 use crate::images::LoadError;
-use crate::source::{ParquetSource, Source};
 
 /// Memory that a trial may take besides what decoding takes in a run.
 const MARGIN: u64 = 256 << 20;
@@ -68,7 +67,7 @@ impl Plan {
         let Some(part) = self.parts.get(part).filter(|part| row < part.rows) else {
             return Ok(None);
         };
-        let mut source = ParquetSource::new(self.inputs.clone(), vec![*part], self.batch_size);
+        let mut source = self.source(vec![*part]);
         while let Some(batch) = source.next_batch()? {
             let Some(at) = row.checked_sub(batch.position.offset) else { return Ok(None) };
             if at >= batch.rows.num_rows() as u64 {

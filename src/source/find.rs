@@ -7,11 +7,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::hive::{Folders, folder_of_keys};
-use super::input::find_files;
+use super::input::{find_files, find_named};
 use crate::error::Error;
 
 /// A list of files of more bytes than this is a mistake.
 const MOST_LIST_BYTES: u64 = 1 << 30;
+
+/// More shards than this are a mistake.
+const MOST_SHARDS: usize = 1_000_000;
 
 /// A file that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,16 +30,89 @@ pub struct Found {
 /// # Errors
 /// `NotFound`, `NoInput` or `Io` for a path; `Setting` for a file that is found twice.
 pub fn find_all(paths: &[PathBuf], folders: Folders) -> Result<Vec<Found>, Error> {
+    find_each(paths, |path| find_one(path, folders))
+}
+
+/// The tar shards that paths stand for, in the same way; braces (`{00..12}`, `{a,b}`) stand for
+/// several paths.
+///
+/// # Errors
+/// Those of [`find_all`].
+pub fn find_shards(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+    let found = find_each(paths, |path| {
+        let paths = if path.exists() { vec![path.to_owned()] } else { in_braces(path)? };
+        let mut found = Vec::new();
+        for path in paths {
+            let files = find_named(&path, ".tar").map_err(|error| match error {
+                Error::NoInput { path } => {
+                    let hint = ": no file there ends in .tar".to_owned();
+                    Error::NotFound { what: "a shard of", path, hint }
+                }
+                other => other,
+            })?;
+            found.extend(files.into_iter().map(|path| Found { path, base: PathBuf::new() }));
+        }
+        Ok(found)
+    })?;
+    Ok(found.into_iter().map(|file| file.path).collect())
+}
+
+/// The paths that one with braces stands for, as the `braceexpand` package reads it.
+fn in_braces(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let (mut whole, mut open) = (Vec::new(), vec![path.to_string_lossy().into_owned()]);
+    while let Some(text) = open.pop() {
+        let start = text.find('{');
+        let end = start.and_then(|start| Some(start + text[start..].find('}')?));
+        let (Some(start), Some(end)) = (start, end) else {
+            whole.push(PathBuf::from(text));
+            continue;
+        };
+        let words = words(&text[start + 1..end]);
+        if whole.len() + open.len() + words.len() > MOST_SHARDS {
+            let problem = format!("{} stands for too many files", path.display());
+            return Err(Error::Setting { key: "the source's path".into(), problem });
+        }
+        // The last is taken first.
+        let each = words.iter().rev().map(|word| [&text[..start], word, &text[end + 1..]].concat());
+        open.extend(each);
+    }
+    Ok(whole)
+}
+
+/// What a pair of braces holds: `00..12` or `a,b`.
+fn words(inner: &str) -> Vec<String> {
+    let range = inner.split_once("..").and_then(|(from, to)| {
+        let numbers = from.parse::<u64>().ok().zip(to.parse::<u64>().ok())?;
+        Some((numbers, from.len().max(to.len()), from.starts_with('0') || to.starts_with('0')))
+    });
+    match range {
+        Some(((from, to), width, padded)) => {
+            let width = if padded { width } else { 0 };
+            let word = |number: u64| format!("{number:0width$}");
+            // One more than allowed is enough to be refused.
+            match from <= to {
+                true => (from..=to).take(MOST_SHARDS + 1).map(word).collect(),
+                false => (to..=from).rev().take(MOST_SHARDS + 1).map(word).collect(),
+            }
+        }
+        None => inner.split(',').map(str::to_owned).collect(),
+    }
+}
+
+fn find_each(
+    paths: &[PathBuf],
+    find: impl Fn(&Path) -> Result<Vec<Found>, Error>,
+) -> Result<Vec<Found>, Error> {
     let mut found = Vec::new();
     for path in paths {
         match path.as_os_str().as_bytes().strip_prefix(b"@") {
             Some(list) if !path.exists() => {
                 let list = Path::new(std::ffi::OsStr::from_bytes(list));
                 for path in read_list(list)? {
-                    found.extend(find_one(&path, folders)?);
+                    found.extend(find(&path)?);
                 }
             }
-            _ => found.extend(find_one(path, folders)?),
+            _ => found.extend(find(path)?),
         }
     }
     let mut seen = HashSet::new();
@@ -105,6 +181,19 @@ fn read_list(list: &Path) -> Result<Vec<PathBuf>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn braces_stand_for_paths_in_their_order() {
+        let said = |path: &str| {
+            let paths = in_braces(Path::new(path)).expect("a few");
+            paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(said("a{08..10}.tar"), "a08.tar a09.tar a10.tar");
+        assert_eq!(said("{a,b}/{2..1}"), "a/2 a/1 b/2 b/1");
+        assert_eq!(said("{9..11}"), "9 10 11");
+        assert_eq!(said("plain{"), "plain{");
+        assert!(in_braces(Path::new("{0..9999999999}")).is_err());
+    }
 
     #[test]
     fn lists_and_paths_are_read_in_their_order_and_nothing_twice() {

@@ -139,6 +139,11 @@ fn check_names(path: &Path, schema: &SchemaRef) -> Result<(), Error> {
 /// A file is itself, a folder its `*.parquet` by name (hidden files and those that begin with an
 /// underscore are not data), a path with `*`, `?` or `[` a glob.
 pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    find_named(path, ".parquet")
+}
+
+/// The same of files whose names end otherwise.
+pub fn find_named(path: &Path, end: &str) -> Result<Vec<PathBuf>, Error> {
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
     }
@@ -149,7 +154,7 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
         paths.collect::<Result<Vec<_>, _>>().map_err(Error::io("list", path))?
     } else if pattern.contains(['*', '?', '[']) {
         let found = glob::glob(&pattern).map_err(|error| Error::Setting {
-            key: "source.parquet.path".into(),
+            key: "the source's path".into(),
             problem: format!("\"{pattern}\" is not a glob: {error}"),
         })?;
         found.collect::<Result<Vec<_>, _>>().map_err(|error| {
@@ -160,10 +165,10 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
         return Err(Error::NotFound {
             what: "input",
             path: path.to_owned(),
-            hint: ": give a file, a folder of Parquet files or a glob".into(),
+            hint: format!(": give a file, a folder of {end} files or a glob"),
         });
     };
-    files.retain(|file| file.is_file() && is_data(file));
+    files.retain(|file| file.is_file() && is_data(file, end));
     files.sort();
     if files.is_empty() {
         return Err(Error::NoInput { path: path.to_owned() });
@@ -171,9 +176,9 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-fn is_data(path: &Path) -> bool {
+fn is_data(path: &Path, end: &str) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.ends_with(".parquet") && !name.starts_with(['.', '_'])
+    name.ends_with(end) && !name.starts_with(['.', '_'])
 }
 
 /// Makes sure that a file begins and ends as a Parquet file does.

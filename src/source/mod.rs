@@ -13,14 +13,18 @@ mod parquet;
 mod pieces;
 pub mod preflight;
 mod rows;
+mod samples;
+mod tar;
 mod watched;
+mod webdataset;
 
-pub use find::find_all;
+pub use find::{find_all, find_shards};
 pub use hive::{Folders, Partition, partition};
 pub use input::{InputFile, check_magic, find_files};
 pub use inputs::{nearest, no_column, open_files, open_inputs};
 pub use parquet::{BATCH_BYTES, ParquetSource};
 pub use rows::{GroupRows, Pages};
+pub use webdataset::{Members, WebdatasetSource, open_shards};
 
 use crate::batch::RowBatch;
 use crate::error::Error;

@@ -69,6 +69,11 @@ impl Override {
         Ok(Self { key: key.to_owned(), value, typed: typed.to_owned() })
     }
 
+    /// The same, with the kind of source where its key leaves it open (`source.*.limit`).
+    fn of_source(&self, kind: &str) -> Self {
+        Self { key: self.key.replace("source.*.", &format!("source.{kind}.")), ..self.clone() }
+    }
+
     /// A flag's value for a key.
     pub fn flag(flag: &str, key: &str, value: impl Into<Value>) -> Self {
         let value = value.into();
@@ -100,6 +105,9 @@ pub fn read(path: &Path, overrides: &[Override]) -> Result<Layered, Error> {
     // The file by itself first: its errors have a line and a column.
     let mut spec: PipelineSpec = toml::from_str(&text).map_err(wrong)?;
     let file: Table = text.parse().map_err(wrong)?;
+    let kind = spec.source.kind();
+    let overrides: Vec<_> = overrides.iter().map(|change| change.of_source(kind)).collect();
+    let overrides = overrides.as_slice();
     let mut table = file.clone();
     // Whose fault it is: the first after which nothing was well again. A section that is new may
     // need several to be whole.

@@ -33,7 +33,7 @@ pub use label::{LabelSpec, default_labels, label_names};
 pub use models::{ModelSpec, ModelsSpec};
 pub use report::ReportSpec;
 pub use search::{SearchSpec, default_hits};
-pub use source::{HiveSpec, ParquetSourceSpec, Paths, SourceSpec};
+pub use source::{HiveSpec, ParquetSourceSpec, Paths, SourceSpec, WebdatasetSourceSpec};
 pub use url::{ImageUrlSpec, UrlScheme};
 pub use values::{DeviceSpec, MaxFailed};
 

@@ -12,6 +12,56 @@ use super::Names;
 #[serde(rename_all = "snake_case")]
 pub enum SourceSpec {
     Parquet(ParquetSourceSpec),
+    Webdataset(WebdatasetSourceSpec),
+}
+
+impl SourceSpec {
+    /// The word in the section's name.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            SourceSpec::Parquet(_) => "parquet",
+            SourceSpec::Webdataset(_) => "webdataset",
+        }
+    }
+
+    /// The most rows that are read.
+    pub fn limit(&self) -> Option<u64> {
+        match self {
+            SourceSpec::Parquet(source) => source.limit,
+            SourceSpec::Webdataset(source) => source.limit,
+        }
+    }
+
+    /// The columns that hold captions.
+    pub fn captions(&self) -> Vec<String> {
+        let captions = match self {
+            SourceSpec::Parquet(source) => &source.caption,
+            SourceSpec::Webdataset(source) => &source.caption,
+        };
+        captions.clone().unwrap_or_default().0
+    }
+}
+
+/// `[source.webdataset]`: tar shards, with a row for each sample. They bring their images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebdatasetSourceSpec {
+    /// A shard, a folder (its `*.tar`, sorted by name), a glob, braces (`{00000..00012}`), `@` and
+    /// a file that lists them, or several of these.
+    pub path: Paths,
+    /// The extensions of images, in the order in which they are looked for.
+    #[serde(default = "default_images")]
+    pub image: String,
+    /// The extension of each sample's caption, `json.FIELD` for a field of its JSON, or several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caption: Option<Names>,
+    /// Read no more than this many rows, from the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+fn default_images() -> String {
+    "jpg;jpeg;png;webp".to_owned()
 }
 
 /// `[source.parquet]`
