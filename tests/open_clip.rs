@@ -168,7 +168,8 @@ fn what_is_wrong_is_seen(dir: &Path) {
 }
 
 fn what_is_not_supported_is_refused(dir: &Path) {
-    let cases: [(fn(&mut Value), &str); 7] = [
+    type Change = fn(&mut Value);
+    let cases: [(Change, &str); 7] = [
         (|c| c["vision_cfg"]["timm_model_name"] = "vit".into(), "vision_cfg.timm_model_name is"),
         (|c| c["vision_cfg"]["layers"] = json!([3, 4, 6, 3]), "not ResNets"),
         (|c| c["vision_cfg"]["ls_init_value"] = 0.1.into(), "vision_cfg.ls_init_value is 0.1"),
