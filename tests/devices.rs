@@ -177,6 +177,7 @@ fn stages(dir: &Path, load_models: Vec<LoadModels>, read: &Arc<AtomicUsize>) -> 
         parquet,
         metadata: vec![],
         made_by: vec![],
+        partitions: vec![],
     };
     let reader = CaptionReader { tokenizer: tokenizer(), padded: false };
     let caption = CaptionStep { columns: vec!["caption".into()], tokenizers: vec![reader] };

@@ -172,6 +172,7 @@ fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages {
         parquet,
         metadata: vec![],
         made_by: vec![],
+        partitions: vec![],
     };
     Stages {
         source: Box::new(FakeSource { next: 0, fault, stop: stop.clone() }),
