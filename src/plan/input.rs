@@ -63,7 +63,7 @@ pub fn captions_of(
     let place = |wanted: &String| match captions.iter().position(|name| name == wanted) {
         Some(place) => Ok(place),
         None => Err(wrong(format!(
-            "\"{wanted}\" is not among source.parquet.caption = {captions:?}: name it there too"
+            "\"{wanted}\" is not among the source's captions {captions:?}: name it there too"
         ))),
     };
     let word = kind.as_str();

@@ -1,6 +1,6 @@
 //! The families of models, and the precisions in which one runs.
 //!
-//! What a family's folder holds and how its towers are built is known in `crate::model`.
+//! What a family's folder holds and how its towers are built is known in `model`.
 
 use std::fmt;
 use std::str::FromStr;

@@ -174,9 +174,9 @@ impl Serialize for ModelsSpec {
             let of_family: Vec<_> = self.0.iter().filter(|model| model.family == family).collect();
             match of_family.as_slice() {
                 [model] if model.name.is_none() => {
-                    map.serialize_entry(&family, &Settings::of(model))?;
+                    map.serialize_entry(family.as_str(), &Settings::of(model))?;
                 }
-                named => map.serialize_entry(&family, &Named(named))?,
+                named => map.serialize_entry(family.as_str(), &Named(named))?,
             }
         }
         map.end()
