@@ -187,7 +187,8 @@ struct Named<'a>(&'a [&'a ModelSpec]);
 
 impl Serialize for Named<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let of = |model: &&ModelSpec| (model.name.clone(), Settings::of(model));
+        let name = |model: &ModelSpec| model.name.clone().unwrap_or_default();
+        let of = |model: &&ModelSpec| (name(model), Settings::of(model));
         serializer.collect_map(self.0.iter().map(of))
     }
 }
