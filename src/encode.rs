@@ -43,15 +43,17 @@ pub fn submit(
 ) -> Result<InFlight, Error> {
     let work = models.iter().zip(inputs).map(|(model, inputs)| {
         let mut work = Work::default();
-        if inputs.towers.image && !batch.pixels[inputs.pixels].rows.is_empty() {
-            work.image = Some(model.submit_image(&batch.pixels[inputs.pixels])?);
+        let pixels = batch.pixels.get(inputs.pixels).filter(|pixels| !pixels.rows.is_empty());
+        if let Some(pixels) = pixels.filter(|_| inputs.towers.image) {
+            work.image = Some(model.submit_image(pixels)?);
         }
-        if inputs.towers.text && !batch.captions[inputs.captions].captions.rows.is_empty() {
-            work.text = Some(model.submit_text(&batch.captions[inputs.captions].captions)?);
+        let read = batch.captions.get(inputs.captions);
+        let read = read.filter(|read| !read.captions.rows.is_empty());
+        if let Some(read) = read.filter(|_| inputs.towers.text) {
+            work.text = Some(model.submit_text(&read.captions)?);
         }
-        if inputs.towers.states && !batch.captions[inputs.captions].padded.rows.is_empty() {
-            let padded = &batch.captions[inputs.captions].padded;
-            work.states = Some(model.submit_text_states(padded)?);
+        if let Some(read) = read.filter(|_| inputs.towers.states) {
+            work.states = Some(model.submit_text_states(&read.padded)?);
         }
         Ok(work)
     });
