@@ -1,8 +1,7 @@
 //! Captions to token ids, as the reference of a model's family makes them.
 //!
-//! What a family's folder says is read by the files of this module (`clip`, `siglip`,
-//! `open_clip`); what is
-//! done to a caption before is in `clean`. Truncation keeps the tokens that follow a caption and
+//! What a family's folder says is read by the files of this module (`clip`, `siglip`, `open_clip`);
+//! what is done to a caption before is in `clean`. Truncation keeps the tokens that follow a caption and
 //! is reported. Captions are padded here only where the text tower sees the padding; else the
 //! encoder decides which lengths share a pass.
 
@@ -139,7 +138,7 @@ impl Tokenizer {
         self.rules.pad
     }
 
-    /// The files that the vocabulary was read from.
+    /// The files that decide which ids a caption has.
     pub fn files(&self) -> &[PathBuf] {
         &self.rules.files
     }

@@ -272,12 +272,13 @@ fn what_a_run_reads_is_told_by_its_digest() {
     assert!(run().ok().stdout.contains("complete already"));
 
     type Change = fn(&mut Vec<u8>);
-    let changes: [(&str, &str, Change); 3] = [
+    let changes: [(&str, &str, Change); 4] = [
         // The lowest bit of the last weight.
         ("model.safetensors", "weights sha256", |bytes| {
             let last = bytes.len() - 2;
             bytes[last] ^= 1;
         }),
+        ("config.json", "configuration sha256", |bytes| bytes.push(b'\n')),
         ("tokenizer.json", "tokenizer sha256", |bytes| bytes.push(b'\n')),
         ("preprocessor_config.json", "preprocessing", |bytes| {
             let text = String::from_utf8(bytes.clone()).expect("text");

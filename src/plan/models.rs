@@ -116,7 +116,9 @@ impl Models {
         let mut captions = 0;
         if needs.captions {
             let wanted = reader(spec, model, (&files, needs.text_states))?;
-            let rules = |reader: &Reader| (reader.family, reader.tokenizer.context_length());
+            let rules = |Reader { family, tokenizer, .. }: &Reader| {
+                (*family, tokenizer.context_length(), tokenizer.pad())
+            };
             let alike =
                 |reader: &Reader| rules(reader) == rules(&wanted) && reader.sha256 == wanted.sha256;
             captions = self.readers.iter().position(alike).unwrap_or(self.readers.len());

@@ -67,6 +67,9 @@ fn made_by(plan: &Plan, model: &PlannedModel) -> Result<Vec<(&'static str, Strin
             check_stored(plan, &weights)?;
         }
         made_by.push(("weights sha256", weights));
+        // The same numbers are another model with another activation.
+        let config = model.spec.dir().join(model.spec.family().config_file());
+        made_by.push(("configuration sha256", digest::of_file(&config)?));
     }
     if let Some(preprocess) = &model.preprocess {
         made_by.push(("preprocessing", preprocess.describe()));

@@ -60,6 +60,7 @@ pub(super) fn rules(dir: &Path, spec: &CaptionSpec) -> Result<Rules, Error> {
             _ => return wrong(format!("text_cfg.tokenizer_kwargs.{key} is {value}: not known")),
         }
     }
-    let rules = clip::rules(dir, spec, clip::Normalize::Not)?;
+    let mut rules = clip::rules(dir, spec, clip::Normalize::Not)?;
+    rules.files.push(path);
     Ok(Rules { clean, ..rules })
 }

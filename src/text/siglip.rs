@@ -118,7 +118,9 @@ pub(super) fn rules(dir: &Path, spec: &CaptionSpec) -> Result<Rules, Error> {
             return Err(Error::ModelFile { path: dir.join(CONFIG), problem });
         }
     };
-    let (pad, fill, files) = (pad.into(), Some(side), vec![path.clone()]);
+    let mut files = vec![path.clone(), dir.join(CONFIG)];
+    files.retain(|file| file.exists());
+    let (pad, fill) = (pad.into(), Some(side));
     Ok(Rules { inner, clean: class.clean, around, pad, fill, files })
 }
 
