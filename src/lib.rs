@@ -83,7 +83,7 @@
 //! | [`spec`] | the pipeline file field for field; `layers`: file + command line | `error` |
 //! | [`batch`] | what travels between the stages | `error` |
 //! | [`source`] | `Source`: rows in, part by part | `error batch contain digest travel` |
-//! | [`images`] | `ImageLoader` (paths; URLs, by `net`), decoding within limits, Pillow's resampling, `Preprocess` | `error spec batch contain regular` |
+//! | [`images`] | `ImageLoader` (paths, bytes, places in shards; URLs, by `net`), decoding within limits, Pillow's resampling, `Preprocess` | `error spec batch contain regular travel` |
 //! | [`text`] | `Tokenizer`: captions to ids | `error spec batch regular` |
 //! | [`model`] | `DualEncoder`; weights, device; families' folders, the towers of all | `error spec batch digest regular` |
 //! | [`score`] | formulas | |

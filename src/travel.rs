@@ -29,6 +29,15 @@ pub fn is_text(declared: &DataType) -> bool {
     }
 }
 
+/// The same, or nulls alone: a column that has no other type, and every row of it a status.
+pub fn holds_text(declared: &DataType) -> bool {
+    match declared {
+        DataType::Null => true,
+        DataType::Dictionary(_, values) => holds_text(values),
+        other => is_text(other),
+    }
+}
+
 /// The types that the columns of `declared` travel as.
 pub fn travel_schema(declared: &Schema) -> SchemaRef {
     let fields: Vec<_> = declared.fields().iter().map(travel_field).collect();

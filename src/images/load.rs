@@ -1,9 +1,12 @@
-//! From a row's image column to the encoded bytes: opens what the column names. URLs are `load/url`.
+//! From a row's image column to the encoded bytes: opens what the column names. Images in the column
+//! itself are `bytes`, in tar shards `place`, by URL `url`.
 //!
 //! A path comes from data, so it is not trusted: it is resolved beneath the root by the kernel,
 //! opened without waiting for whoever is at the other end of a FIFO, and read up to a limit.
 //! What the bytes are is found by `decode`.
 
+mod bytes;
+mod place;
 mod url;
 
 use std::borrow::Cow;
@@ -18,6 +21,8 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
 use rustix::fs::OFlags;
 
+pub use self::bytes::{BytesLoader, holds_bytes};
+pub use self::place::{PlaceLoader, Shard};
 pub use self::url::UrlLoader;
 use crate::error::{Error, RowError, RowStatus, passes};
 use crate::spec::ImagePathSpec;

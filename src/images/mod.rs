@@ -12,8 +12,6 @@ mod budget;
 pub mod decode;
 mod jpeg_out;
 pub mod load;
-mod load_bytes;
-mod load_place;
 pub mod net;
 mod phash;
 pub mod preprocess;
@@ -21,9 +19,9 @@ pub mod resize;
 pub mod thumbnail;
 
 pub use decode::DECODER_BYTES_A_PIXEL;
-pub use load::{ImageLoader, LoadError, PathLoader, UrlLoader};
-pub use load_bytes::{BytesLoader, holds_bytes};
-pub use load_place::{PlaceLoader, Shard};
+pub use load::{
+    BytesLoader, ImageLoader, LoadError, PathLoader, PlaceLoader, Shard, UrlLoader, holds_bytes,
+};
 pub use net::FETCHED_BYTES;
 pub use phash::phash;
 pub use preprocess::Preprocess;

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::images::holds_bytes;
 use crate::source::{InputFile, Part, no_column};
 use crate::spec::{ColumnSpec, DeclaredColumn, ImageSpec, PipelineSpec, SourceSpec};
+use crate::travel::holds_text;
 use crate::vectors::is_vector;
 
 /// The input columns that the work needs.
@@ -119,7 +120,7 @@ fn missing_setting(kind: &str, what: &str) -> Error {
 /// A column that must be there and hold text: strings, or bytes that may be some.
 fn check_caption(file: &InputFile, column: &str) -> Result<(), Error> {
     let found = type_of(file, column)?;
-    if is_string(found) || is_binary(found) {
+    if holds_text(found) || is_binary(found) {
         return Ok(());
     }
     Err(wrong_type(file, column, found, "a column of strings is needed"))
@@ -129,17 +130,17 @@ fn check_caption(file: &InputFile, column: &str) -> Result<(), Error> {
 fn check_image(file: &InputFile, column: &str, image: Option<&ImageSpec>) -> Result<(), Error> {
     let found = type_of(file, column)?;
     let wanted = match image {
-        Some(ImageSpec::Path(_)) if is_string(found) => return Ok(()),
+        Some(ImageSpec::Path(_)) if holds_text(found) => return Ok(()),
         Some(ImageSpec::Path(_)) if holds_bytes(found) => {
             "[image.path] takes strings: for images in the column itself use [image.bytes]"
         }
-        Some(ImageSpec::Url(_)) if is_string(found) => return Ok(()),
+        Some(ImageSpec::Url(_)) if holds_text(found) => return Ok(()),
         Some(ImageSpec::Url(_)) if holds_bytes(found) => {
             "[image.url] takes strings: for images in the column itself use [image.bytes]"
         }
         Some(ImageSpec::Path(_) | ImageSpec::Url(_)) => "a column of strings is needed",
         Some(ImageSpec::Bytes(_)) if holds_bytes(found) => return Ok(()),
-        Some(ImageSpec::Bytes(_)) if is_string(found) => {
+        Some(ImageSpec::Bytes(_)) if holds_text(found) => {
             "[image.bytes] takes the images' own bytes: for strings use [image.path] or [image.url]"
         }
         Some(ImageSpec::Bytes(_)) => {
@@ -162,16 +163,6 @@ fn wrong_type(file: &InputFile, column: &str, found: &DataType, wanted: &str) ->
         column: column.to_owned(),
         found: found.to_string(),
         wanted: wanted.to_owned(),
-    }
-}
-
-/// Whether values of a declared type are strings.
-pub fn is_string(data_type: &DataType) -> bool {
-    match data_type {
-        // A column of nulls alone has no other type, and every row of it a status.
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => true,
-        DataType::Dictionary(_, values) => is_string(values),
-        _ => false,
     }
 }
 

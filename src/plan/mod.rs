@@ -22,7 +22,6 @@ use arrow::datatypes::{Schema, SchemaRef};
 pub use memory::Memory;
 pub use resume::{Resume, Wanted};
 
-use input::is_string;
 use loading::Loading;
 use models::{Models, PlannedModel, Reader};
 use settings::{check_settings, columns, needs, output_schema, sink};
@@ -41,7 +40,7 @@ use crate::sink::{ParquetSink, PartOptions, Sink};
 use crate::source::{InputFile, Part};
 use crate::spec::PipelineSpec;
 use crate::spec::layers::{Layered, Setting};
-use crate::travel::travel_field;
+use crate::travel::{holds_text, travel_field};
 use crate::write::Output;
 
 /// Rows a batch on a CPU. The towers cut a batch into passes that fit its caches, so a larger one
@@ -160,7 +159,7 @@ impl Plan {
     /// The input columns that show the image and the first caption in words, where they are used.
     pub fn used_columns(&self) -> (Option<&str>, Option<&str>) {
         let field = |column: &str| self.schema.field_with_name(column).ok();
-        let is_shown = |column: &&str| field(column).is_some_and(|f| is_string(f.data_type()));
+        let is_shown = |column: &&str| field(column).is_some_and(|f| holds_text(f.data_type()));
         let image = match self.image_column.as_deref() {
             Some(hidden::COLUMN) => Some("__key__"),
             other => other.filter(is_shown),

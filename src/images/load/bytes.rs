@@ -11,9 +11,10 @@ use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, StructArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields};
 
-use super::load::{ImageLoader, LoadError, PathLoader};
+use super::{ImageLoader, LoadError, PathLoader};
 use crate::error::{Error, RowError, RowStatus};
 use crate::spec::{ImageBytesSpec, ImagePathSpec};
+use crate::travel::holds_text;
 
 /// Gives the bytes that the image column holds.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ pub fn holds_bytes(kind: &DataType) -> bool {
         DataType::Struct(fields) => {
             let child = |name: &str| fields.find(name).map(|(_, field)| field.data_type());
             child("bytes").is_some_and(is_binary)
-                && child("path").is_none_or(|kind| is_text(kind) || is_binary(kind))
+                && child("path").is_none_or(|kind| holds_text(kind) || is_binary(kind))
         }
         // Of nulls alone, every row has a status.
         DataType::Null => true,
@@ -87,15 +88,6 @@ fn is_binary(kind: &DataType) -> bool {
     match kind {
         Binary | LargeBinary | BinaryView | FixedSizeBinary(_) => true,
         Dictionary(_, values) => is_binary(values),
-        _ => false,
-    }
-}
-
-fn is_text(kind: &DataType) -> bool {
-    use DataType::*;
-    match kind {
-        Utf8 | LargeUtf8 | Utf8View | Null => true,
-        Dictionary(_, values) => is_text(values),
         _ => false,
     }
 }

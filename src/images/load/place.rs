@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::DataType;
 
-use super::load::{ImageLoader, LoadError};
+use super::{ImageLoader, LoadError};
 use crate::batch::hidden::{Place, WIDTH};
 use crate::error::{Error, RowError, RowStatus, passes};
 
