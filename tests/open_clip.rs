@@ -5,119 +5,12 @@
 
 mod common;
 
-use std::path::Path;
-
-use clipmill::batch::{Captions, Pixels};
-use clipmill::error::RowStatus;
 use clipmill::images::Preprocess;
-use clipmill::model::device::Placement;
-use clipmill::model::{ModelFiles, Towers, family};
-use clipmill::spec::{CaptionSpec, Family, ModelSpec, PreprocessSpec};
-use clipmill::text::Tokenizer;
-use serde::Deserialize;
+use clipmill::spec::{Family, ModelSpec, PreprocessSpec};
+use common::family::{F32, Folder};
 use serde_json::{Value, json};
-use tch::{Device, Kind};
 
-const F32: Placement = Placement { device: Device::Cpu, kind: Kind::Float };
-const BF16: Placement = Placement { device: Device::Cpu, kind: Kind::BFloat16 };
-
-/// What the oracle wrote beside a model.
-#[derive(Deserialize)]
-struct Case {
-    captions: Vec<Written>,
-    images: Vec<String>,
-    logit_scale: f32,
-    logit_bias: Option<f32>,
-}
-
-#[derive(Deserialize)]
-struct Written {
-    caption: String,
-    ids: Vec<i64>,
-    /// Tokens before truncation.
-    all: u32,
-}
-
-fn spec(dir: &Path) -> ModelSpec {
-    ModelSpec::new(Family::OpenClip, dir)
-}
-
-fn case(dir: &Path) -> Case {
-    serde_json::from_slice(&std::fs::read(dir.join("case.json")).unwrap()).unwrap()
-}
-
-fn tokenizer(dir: &Path) -> Tokenizer {
-    let context = ModelFiles::open(&spec(dir)).unwrap().context_length();
-    Tokenizer::of(&spec(dir), context, &CaptionSpec::default()).unwrap()
-}
-
-/// The images as u8 pixels, one after another, as the folder of a family says.
-fn pixels(model: &ModelSpec, dir: &Path, case: &Case) -> Pixels {
-    let preprocess = Preprocess::of(model, &PreprocessSpec::default()).unwrap();
-    let (height, width) = (preprocess.height(), preprocess.width());
-    let mut data = vec![0; case.images.len() * preprocess.n_bytes()];
-    for (name, slot) in case.images.iter().zip(data.chunks_exact_mut(preprocess.n_bytes())) {
-        let bytes = std::fs::read(dir.join(name)).unwrap();
-        preprocess.apply(&bytes, slot).1.unwrap();
-    }
-    Pixels { data, height, width, rows: (0..case.images.len() as u32).collect() }
-}
-
-/// How far image and text embeddings are from the oracle's, at most.
-fn apart(dir: &Path, placement: Placement) -> [f32; 2] {
-    let case = case(dir);
-    let scale = Preprocess::of(&spec(dir), &PreprocessSpec::default()).unwrap().scale();
-    let files = ModelFiles::open(&spec(dir)).unwrap();
-    let model = files.load(Towers::BOTH, scale, placement).unwrap();
-    assert!((model.logit_scale() / case.logit_scale - 1.0).abs() < 1e-5);
-    assert_eq!(model.logit_bias(), case.logit_bias);
-    let image = model.encode_image(&pixels(&spec(dir), dir, &case)).unwrap();
-    let ids: Vec<_> = case.captions.iter().map(|written| written.ids.clone()).collect();
-    let rows = (0..ids.len() as u32).collect();
-    let text = model.encode_text(&Captions { ids, rows }).unwrap();
-    let apart = [(&image, "image.f32"), (&text, "text.f32")]
-        .map(|(ours, name)| common::most_apart(&ours.data, &common::read_f32(&dir.join(name))));
-    eprintln!("{} on {placement}: image {:e}, text {:e}", dir.display(), apart[0], apart[1]);
-    apart
-}
-
-fn agrees(dir: &Path) {
-    assert_eq!(family::detect(dir).unwrap(), Family::OpenClip);
-    let case = case(dir);
-    let tokenizer = tokenizer(dir);
-    let mut compared = 0;
-    for Written { caption, ids, all } in &case.captions {
-        match tokenizer.encode(caption) {
-            Ok((ours, info)) => {
-                assert_eq!(&ours, ids, "{caption:?}");
-                assert_eq!(info.tokens, *all, "{caption:?}");
-                compared += 1;
-            }
-            Err(error) => {
-                assert_eq!(error.status, RowStatus::CaptionEmpty, "{caption:?}");
-                assert_eq!(*all, 2, "{caption:?}");
-            }
-        }
-    }
-    assert!(compared > 300, "{compared} captions");
-    let theirs = std::fs::read(dir.join("pixels.u8")).unwrap();
-    assert!(pixels(&spec(dir), dir, &case).data == theirs, "{}: other pixels", dir.display());
-    let [image, text] = apart(dir, F32);
-    assert!(image <= 1e-5 && text <= 1e-5, "{image:e}, {text:e}");
-    let [image, text] = apart(dir, BF16);
-    assert!(image <= 2e-2 && text <= 2e-2, "{image:e}, {text:e}");
-}
-
-/// The configuration with something changed, for as long as `then` runs.
-fn with(dir: &Path, change: impl FnOnce(&mut Value), then: impl FnOnce()) {
-    let path = dir.join("open_clip_config.json");
-    let before = std::fs::read(&path).unwrap();
-    let mut json = serde_json::from_slice(&before).unwrap();
-    change(&mut json);
-    std::fs::write(&path, json.to_string()).unwrap();
-    then();
-    std::fs::write(&path, before).unwrap();
-}
+const CONFIG: &str = "open_clip_config.json";
 
 #[test]
 fn openclips_folders_agree_with_open_clip() {
@@ -125,49 +18,41 @@ fn openclips_folders_agree_with_open_clip() {
     if !common::oracle("open_clip.py", [dir.path()]) {
         return;
     }
+    let folder = |name: &str| Folder::read(Family::OpenClip, &dir.path().join(name));
     for name in ["quick_gelu", "custom_text", "longest"] {
-        agrees(&dir.path().join(name));
+        let folder = folder(name);
+        folder.agrees(300, folder.expected.captions.len());
     }
-    common::scores_and_searches("open_clip", &dir.path().join("quick_gelu"));
-    what_is_wrong_is_seen(&dir.path().join("quick_gelu"));
-    what_is_not_supported_is_refused(&dir.path().join("quick_gelu"));
+    let one = folder("quick_gelu");
+    common::scores_and_searches("open_clip", &one.dir);
+    what_is_wrong_is_seen(&one);
+    what_is_not_supported_is_refused(&one);
 }
 
 /// The oracle can fail: another activation, filter, crop or rule for captions is far from it.
-fn what_is_wrong_is_seen(dir: &Path) {
-    with(
-        dir,
-        |config| config["model_cfg"]["quick_gelu"] = false.into(),
-        || {
-            let [image, text] = apart(dir, F32);
-            assert!(image > 1e-3 && text > 1e-3, "{image:e}, {text:e}");
-        },
-    );
-    let case = case(dir);
-    let theirs = std::fs::read(dir.join("pixels.u8")).unwrap();
+fn what_is_wrong_is_seen(folder: &Folder) {
+    let activation = |config: &mut Value| config["model_cfg"]["quick_gelu"] = false.into();
+    folder.with(CONFIG, activation, || {
+        let [image, text] = folder.apart(F32);
+        assert!(image > 1e-3 && text > 1e-3, "{image:e}, {text:e}");
+    });
     for (key, value) in [("interpolation", "bilinear"), ("resize_mode", "squash")] {
         let change = |config: &mut Value| config["preprocess_cfg"][key] = value.into();
-        with(dir, change, || {
-            assert!(pixels(&spec(dir), dir, &case).data != theirs, "{key} makes no difference");
+        folder.with(CONFIG, change, || {
+            assert!(!folder.has_pixels_of(&folder.spec), "{key} makes no difference");
         });
     }
     // transformers' crop is another.
     let config = json!({"size": {"shortest_edge": 32}, "crop_size": 32});
-    std::fs::write(dir.join("preprocessor_config.json"), config.to_string()).unwrap();
-    assert!(pixels(&ModelSpec::new(Family::Clip, dir), dir, &case).data != theirs);
+    std::fs::write(folder.dir.join("preprocessor_config.json"), config.to_string()).unwrap();
+    assert!(!folder.has_pixels_of(&ModelSpec::new(Family::Clip, &folder.dir)));
     let clean = |config: &mut Value| {
         config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = json!({"clean": "canonicalize"});
     };
-    with(dir, clean, || {
-        let tokenizer = tokenizer(dir);
-        let differs = |written: &&Written| {
-            !tokenizer.encode(&written.caption).is_ok_and(|(ids, _)| ids == written.ids)
-        };
-        assert!(case.captions.iter().filter(differs).count() > 50);
-    });
+    folder.with(CONFIG, clean, || assert!(folder.other_captions() > 50));
 }
 
-fn what_is_not_supported_is_refused(dir: &Path) {
+fn what_is_not_supported_is_refused(folder: &Folder) {
     type Change = fn(&mut Value);
     let cases: [(Change, &str); 7] = [
         (|c| c["vision_cfg"]["timm_model_name"] = "vit".into(), "vision_cfg.timm_model_name is"),
@@ -179,18 +64,11 @@ fn what_is_not_supported_is_refused(dir: &Path) {
         (|c| c["custom_text"] = true.into(), "is missing"),
     ];
     for (change, wanted) in cases {
-        with(
-            dir,
-            |config| change(&mut config["model_cfg"]),
-            || {
-                let error = ModelFiles::open(&spec(dir)).unwrap_err().to_string();
-                assert!(error.contains(wanted), "{error}");
-            },
-        );
+        folder.refuses(CONFIG, |config| change(&mut config["model_cfg"]), wanted);
     }
     let change = |config: &mut Value| config["preprocess_cfg"]["resize_mode"] = "stretch".into();
-    with(dir, change, || {
-        let error = Preprocess::of(&spec(dir), &PreprocessSpec::default()).unwrap_err();
+    folder.with(CONFIG, change, || {
+        let error = Preprocess::of(&folder.spec, &PreprocessSpec::default()).unwrap_err();
         assert!(error.to_string().contains("use shortest, longest or squash"), "{error}");
     });
 }

@@ -4,6 +4,7 @@
 //! `.venv` by a script in `tests/oracle/`. Nothing here is an expected value.
 #![expect(dead_code, reason = "each test binary uses its own part of this module")]
 
+pub mod family;
 pub mod job;
 pub mod server;
 

@@ -7,11 +7,11 @@
 
 use std::path::Path;
 
-use super::section::{Section, TowerDefaults};
+use super::section::Section;
 use crate::error::Error;
 use crate::model::architecture::{
     Activation, Architecture, ImagePooling, Pooling, Sight, TextConfig, TextProjection,
-    VisionConfig,
+    TowerConfig, VisionConfig,
 };
 
 /// Reads config.json.
@@ -40,7 +40,7 @@ fn tower(root: &Section, name: &str) -> Result<Section, Error> {
 }
 
 fn vision(section: &Section) -> Result<VisionConfig, Error> {
-    let tower = section.tower(TowerDefaults {
+    let tower = section.tower(TowerConfig {
         width: 768,
         mlp_width: 3072,
         layers: 12,
@@ -70,7 +70,7 @@ fn text(section: &Section) -> Result<TextConfig, Error> {
             _ => return Err(section.problem("eos_token_id", "is not one token id")),
         },
     };
-    let tower = section.tower(TowerDefaults {
+    let tower = section.tower(TowerConfig {
         width: 512,
         mlp_width: 2048,
         layers: 12,

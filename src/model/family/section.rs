@@ -19,16 +19,6 @@ pub(super) struct Section {
     pub map: Map<String, Value>,
 }
 
-/// What a tower has where its section does not say.
-pub(super) struct TowerDefaults {
-    pub width: i64,
-    pub mlp_width: i64,
-    pub layers: i64,
-    pub heads: i64,
-    pub activation: Activation,
-    pub layer_norm_eps: f64,
-}
-
 impl Section {
     /// Reads a configuration file of a model folder.
     ///
@@ -93,7 +83,7 @@ impl Section {
     }
 
     /// A tower in transformers' words.
-    pub fn tower(&self, defaults: TowerDefaults) -> Result<TowerConfig, Error> {
+    pub fn tower(&self, defaults: TowerConfig) -> Result<TowerConfig, Error> {
         let width = self.size("hidden_size", defaults.width)?;
         let heads = self.size("num_attention_heads", defaults.heads)?;
         if width % heads != 0 {

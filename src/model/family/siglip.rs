@@ -8,12 +8,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::section::{Section, TowerDefaults};
+use super::section::Section;
 use super::{Part, Source};
 use crate::error::Error;
 use crate::model::architecture::{
     Activation, Architecture, ImagePooling, Pooling, Sight, TextConfig, TextProjection,
-    VisionConfig,
+    TowerConfig, VisionConfig,
 };
 
 /// Reads config.json.
@@ -47,8 +47,8 @@ pub fn read(dir: &Path) -> Result<Architecture, Error> {
 }
 
 /// Both towers have these.
-fn defaults() -> TowerDefaults {
-    TowerDefaults {
+fn defaults() -> TowerConfig {
+    TowerConfig {
         width: 768,
         mlp_width: 3072,
         layers: 12,
