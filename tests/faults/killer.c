@@ -5,7 +5,8 @@
 // stands in an image's comment, so the image itself is a good one, and any process that decodes
 // it, the run or the child that tries it, meets the same end. It is not clipmill's code that
 // fails: nothing there knows of it. Zeroed memory of an image's size is taken to be pixels; what
-// is read into is not zeroed, and a batch is larger. The next image that is read is safe again.
+// is read into is not zeroed, and a batch is larger. The next image that is read is safe again, and
+// so is a table, whose pages take such memory too.
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdlib.h>
@@ -26,6 +27,11 @@ ssize_t read(int fd, void *into, size_t bytes) {
         if (found && found + sizeof mark - 1 < (char *)into + n) armed = found[sizeof mark - 1];
     }
     return n;
+}
+
+ssize_t pread64(int fd, void *into, size_t bytes, off_t at) {
+    armed = 0;
+    return syscall(SYS_pread64, fd, into, bytes, at);
 }
 
 void *calloc(size_t n, size_t bytes) {
