@@ -405,13 +405,9 @@ fn captions_that_are_not_utf8_are_rows_of_their_own_and_come_back_as_they_were()
     let invalid = "caption_invalid";
     assert_eq!(words, ["ok", invalid, "caption_missing", invalid, "caption_empty", "ok"]);
     assert!(oracle("same_bytes.py", [&input, &output.join("part-00000.parquet")]));
-    // What shows tables shows these, or says what it cannot.
-    let shown = clipmill(["inspect", &paths[1]]);
-    assert!(!shown.stderr.contains("panicked"), "{}", shown.stderr);
-    match shown.code {
-        0 => assert!(shown.stdout.contains("caption_invalid"), "{}", shown.stdout),
-        _ => assert!(shown.stderr.contains("part-00000.parquet"), "{}", shown.stderr),
-    }
+    // What shows tables shows these.
+    let shown = clipmill(["inspect", &paths[1]]).ok().stdout;
+    assert!(shown.contains("caption_invalid"), "{shown}");
 }
 
 #[test]

@@ -131,14 +131,8 @@ fn odd_tables_come_back_unchanged() {
         let out = dir.path().join(name);
         clipmill(run_args(&input, &out, &sets)).ok();
         assert_eq!(parts(&out).len(), n_parts, "{name}");
-        let shown = clipmill(["inspect", &out.display().to_string()]);
-        if name == "duck" {
-            // DuckDB's UUID is an Arrow extension type, which polars as built here does not read.
-            assert_eq!(shown.code, 1);
-            assert!(shown.stderr.contains("a type that polars does not read"), "{}", shown.stderr);
-        } else {
-            assert!(shown.ok().stdout.contains("similarity"), "{name}");
-        }
+        let shown = clipmill(["inspect", &out.display().to_string()]).ok().stdout;
+        assert!(shown.contains("similarity"), "{name}: {shown}");
         let tolerance = if name == "typed" { "1e-5" } else { "none" };
         let args = [input, out, sample(), sample().join("model"), tolerance.into()];
         assert!(oracle("output.py", args));

@@ -1,13 +1,18 @@
-//! What a Parquet table holds: statuses, null rates, quantiles, first rows, provenance. In
-//! polars, which streams; exact quantiles still hold one column each.
+//! What a Parquet table holds: statuses, null rates, quantiles, first rows, provenance. A column is
+//! read at a time, and one of numbers is held to be sorted: quantiles are exact.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::PathBuf;
 
-use parquet::file::metadata::ParquetMetaDataReader;
-use polars::prelude::*;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::{DataType, Float64Type};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use crate::contain::contain;
+use super::strings::Strings;
 use crate::error::Error;
+use crate::table::Table;
+use crate::travel::{is_text, travel_schema};
 
 /// The quantiles of a numeric column: minimum, 5 %, 25 %, 50 %, 75 %, 95 %, maximum.
 const QUANTILES: [f64; 7] = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0];
@@ -22,7 +27,7 @@ pub struct Inspection {
     pub columns: Vec<ColumnInspection>,
     pub sample_header: Vec<String>,
     pub sample: Vec<Vec<String>>,
-    /// The `clipmill.*` metadata of the first file.
+    /// The `clipmill.*` metadata of the first file, less what tells of that file alone.
     pub provenance: Vec<(String, String)>,
 }
 
@@ -37,131 +42,108 @@ pub struct ColumnInspection {
 }
 
 impl Inspection {
-    /// Looks at `files`, and at their first `n_sample` rows more closely.
+    /// Looks at a table, and at its first `n_sample` rows more closely.
     ///
     /// # Errors
-    /// `Table` when polars cannot read them, for a column type that it does not have too.
-    pub fn of(files: Vec<PathBuf>, n_sample: usize) -> Result<Self, Error> {
-        let path = files[0].clone();
-        // Where polars lacks a type it panics.
-        contain(|| Self::read(files, n_sample)).unwrap_or_else(|| {
-            let source = "a column has a type that polars does not read".into();
-            Err(Error::Table { action: "summarise", path, source })
+    /// Those of reading it.
+    pub fn of(table: &Table, n_sample: usize) -> Result<Self, Error> {
+        let names = table.schema().fields().iter().map(|field| field.name().clone());
+        let columns = names.clone().map(|name| column(table, name));
+        let provenance = table.files()[0].made_by.iter().filter_map(|pair| {
+            let key = pair.key.strip_prefix("clipmill.")?.to_owned();
+            Some((key, pair.value.clone().unwrap_or_default()))
+        });
+        Ok(Self {
+            files: table.files().iter().map(|file| file.path.clone()).collect(),
+            rows: table.rows(),
+            statuses: statuses(table)?,
+            columns: columns.collect::<Result<_, _>>()?,
+            sample: sample(table, n_sample)?,
+            sample_header: names.collect(),
+            provenance: provenance.collect(),
         })
     }
-
-    fn read(files: Vec<PathBuf>, n_sample: usize) -> Result<Self, Error> {
-        let first = &files[0];
-        let wrong = |source: PolarsError| Error::Table {
-            action: "read",
-            path: first.clone(),
-            source: source.into(),
-        };
-        let paths = files.iter().map(|path| PlRefPath::new(path.to_string_lossy())).collect();
-        let args = ScanArgsParquet { glob: false, ..ScanArgsParquet::default() };
-        let mut table = LazyFrame::scan_parquet_files(paths, args).map_err(wrong)?;
-        let schema = table.collect_schema().map_err(wrong)?;
-        let totals = totals(&table, &schema).map_err(wrong)?;
-        let columns = columns(&totals, &schema).map_err(wrong)?;
-        let statuses = match schema.get("status") {
-            Some(DataType::String) => statuses(&table).map_err(wrong)?,
-            _ => Vec::new(),
-        };
-        let rows = number(&totals, ROWS).map_err(wrong)? as u64;
-        let sample = table.limit(n_sample as IdxSize).collect().map_err(wrong)?;
-        let names = schema.iter_names().map(|name| name.to_string()).collect();
-        let provenance = provenance(first)?;
-        let sample = cells(&sample);
-        Ok(Self { rows, statuses, columns, sample_header: names, sample, provenance, files })
-    }
 }
 
-/// A name that no column has.
-const ROWS: &str = "\u{0}rows";
-
-fn derived(name: &str, what: usize) -> String {
-    format!("{name}\u{0}{what}")
-}
-
-/// One row: the number of rows, and per column its nulls and quantiles.
-fn totals(table: &LazyFrame, schema: &Schema) -> PolarsResult<DataFrame> {
-    let mut wanted = vec![len().alias(ROWS)];
-    for (name, data_type) in schema.iter() {
-        let nulls = col(name.clone()).null_count();
-        wanted.push(nulls.alias(derived(name, QUANTILES.len())));
-        if !data_type.is_primitive_numeric() {
-            continue;
+fn column(table: &Table, name: String) -> Result<ColumnInspection, Error> {
+    let data_type = table.field(&name)?.data_type();
+    let (mut nulls, mut numbers) = (0, Vec::new());
+    table.scan(&[&name], |_, batch| {
+        let values = batch.column(0);
+        nulls += values.logical_null_count() as u64;
+        if data_type.is_numeric() {
+            let values = cast(values, &DataType::Float64).map_err(arrow("read numbers"))?;
+            numbers.extend(values.as_primitive::<Float64Type>().iter().flatten());
         }
-        for (index, q) in QUANTILES.iter().enumerate() {
-            let values = col(name.clone()).cast(DataType::Float64);
-            let quantile = values.quantile(lit(*q), QuantileMethod::Nearest);
-            wanted.push(quantile.alias(derived(name, index)));
-        }
-    }
-    stream(table.clone().select(wanted))
-}
-
-fn stream(query: LazyFrame) -> PolarsResult<DataFrame> {
-    Ok(query.collect_with_engine(Engine::Streaming)?.unwrap_single())
-}
-
-fn number(totals: &DataFrame, name: &str) -> PolarsResult<f64> {
-    totals.column(name)?.get(0)?.try_extract::<f64>()
-}
-
-fn columns(totals: &DataFrame, schema: &Schema) -> PolarsResult<Vec<ColumnInspection>> {
-    let column = |(name, data_type): (&PlSmallStr, &DataType)| {
-        let mut quantiles = [0.0; 7];
-        let mut has_values = data_type.is_primitive_numeric();
-        for (index, quantile) in quantiles.iter_mut().enumerate() {
-            if has_values {
-                match totals.column(&derived(name, index))?.get(0)? {
-                    AnyValue::Null => has_values = false,
-                    value => *quantile = value.try_extract()?,
-                }
-            }
-        }
-        Ok(ColumnInspection {
-            name: name.to_string(),
-            data_type: data_type.to_string(),
-            nulls: number(totals, &derived(name, QUANTILES.len()))? as u64,
-            quantiles: has_values.then_some(quantiles),
-        })
-    };
-    schema.iter().map(column).collect()
-}
-
-fn statuses(table: &LazyFrame) -> PolarsResult<Vec<(String, u64)>> {
-    let by_count = SortMultipleOptions::default().with_order_descending(true);
-    let counted = table.clone().group_by([col("status")]).agg([len().alias("rows")]);
-    let counted = stream(counted.sort(["rows"], by_count))?;
-    let words = counted.column("status")?.str()?.clone();
-    let counts = counted.column("rows")?.cast(&DataType::UInt64)?;
-    let pairs = words.iter().zip(counts.u64()?.iter());
-    Ok(pairs.map(|(word, n)| (word.unwrap_or("null").to_owned(), n.unwrap_or(0))).collect())
-}
-
-fn cells(sample: &DataFrame) -> Vec<Vec<String>> {
-    let cell = |column: &Column, row| match column.get(row) {
-        Ok(AnyValue::Null) => "null".to_owned(),
-        Ok(AnyValue::String(text)) => text.to_owned(),
-        Ok(AnyValue::StringOwned(text)) => text.to_string(),
-        Ok(other) => other.to_string(),
-        Err(_) => String::new(),
-    };
-    let columns = sample.columns();
-    (0..sample.height()).map(|row| columns.iter().map(|c| cell(c, row)).collect()).collect()
-}
-
-fn provenance(path: &Path) -> Result<Vec<(String, String)>, Error> {
-    let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
-    let metadata = ParquetMetaDataReader::new().parse_and_finish(&file);
-    let metadata =
-        metadata.map_err(|error| Error::Parquet { path: path.to_owned(), source: error.into() })?;
-    let pairs = metadata.file_metadata().key_value_metadata().cloned().unwrap_or_default();
-    let ours = pairs.into_iter().filter_map(|pair| {
-        let key = pair.key.strip_prefix("clipmill.")?.to_owned();
-        Some((key, pair.value.unwrap_or_default()))
+        Ok(())
+    })?;
+    let quantiles = (!numbers.is_empty()).then(|| {
+        numbers.sort_unstable_by(f64::total_cmp);
+        // The nearest value there is.
+        QUANTILES.map(|q| numbers[((numbers.len() - 1) as f64 * q).round() as usize])
     });
-    Ok(ours.collect())
+    Ok(ColumnInspection { name, data_type: data_type.to_string(), nulls, quantiles })
+}
+
+fn statuses(table: &Table) -> Result<Vec<(String, u64)>, Error> {
+    const STATUS: &str = "status";
+    if !table.find(STATUS).is_some_and(|field| is_text(field.data_type())) {
+        return Ok(Vec::new());
+    }
+    let mut counts: HashMap<String, u64> = HashMap::new();
+    table.scan(&[STATUS], |_, batch| {
+        let words = Strings::of(batch, Some(STATUS))?;
+        for row in 0..batch.num_rows() {
+            let word = words.get(row).unwrap_or_else(|| "null".to_owned());
+            *counts.entry(word).or_default() += 1;
+        }
+        Ok(())
+    })?;
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by(|(a, n), (b, m)| m.cmp(n).then_with(|| a.cmp(b)));
+    Ok(counts)
+}
+
+/// The first `n` rows, a cell a column.
+fn sample(table: &Table, n: usize) -> Result<Vec<Vec<String>>, Error> {
+    let (mut batches, mut missing) = (Vec::new(), n);
+    'rows: for piece in table.pieces() {
+        for batch in table.read(piece, None)? {
+            if missing == 0 {
+                break 'rows;
+            }
+            let batch = batch?;
+            let batch = batch.slice(0, batch.num_rows().min(missing));
+            missing -= batch.num_rows();
+            batches.push(batch);
+        }
+    }
+    let rows = concat_batches(&travel_schema(table.schema()), &batches);
+    let rows = rows.map_err(arrow("join the first rows"))?;
+    let columns = table.schema().fields().iter().enumerate();
+    let columns: Vec<Vec<String>> = columns
+        .map(|(index, field)| match is_text(field.data_type()) {
+            true => texts(&rows, field.name()),
+            false => shown(rows.column(index), field.data_type()),
+        })
+        .collect::<Result<_, _>>()?;
+    Ok((0..rows.num_rows()).map(|row| columns.iter().map(|c| c[row].clone()).collect()).collect())
+}
+
+fn texts(rows: &RecordBatch, name: &str) -> Result<Vec<String>, Error> {
+    let texts = Strings::of(rows, Some(name))?;
+    let text = |row| texts.get(row).unwrap_or_else(|| "null".to_owned());
+    Ok((0..rows.num_rows()).map(text).collect())
+}
+
+/// Values as Arrow shows them, texts within them as texts where they are some.
+fn shown(values: &ArrayRef, declared: &DataType) -> Result<Vec<String>, Error> {
+    let values = cast(values, declared).unwrap_or_else(|_| values.clone());
+    let options = FormatOptions::default().with_null("null");
+    let formatter = ArrayFormatter::try_new(&values, &options).map_err(arrow("show values"))?;
+    Ok((0..values.len()).map(|row| formatter.value(row).to_string()).collect())
+}
+
+fn arrow(action: &'static str) -> impl Fn(arrow::error::ArrowError) -> Error {
+    move |source| Error::Arrow { action, source }
 }

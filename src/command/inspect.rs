@@ -4,14 +4,10 @@ use super::table;
 use crate::analysis::inspect::Inspection;
 use crate::cli::InspectArgs;
 use crate::error::Error;
-use crate::source::{check_magic, find_files};
+use crate::table::Table;
 
 pub fn inspect(args: &InspectArgs) -> Result<(), Error> {
-    let files = find_files(&args.path)?;
-    for file in &files {
-        check_magic(file)?;
-    }
-    let found = Inspection::of(files, args.rows)?;
+    let found = Inspection::of(&Table::open(&args.path)?, args.rows)?;
     let files = match found.files.as_slice() {
         [only] => only.display().to_string(),
         [first, .., last] => {
