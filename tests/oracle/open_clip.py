@@ -26,6 +26,7 @@ sys.path.append(sys.path.pop(0))
 import open_clip  # noqa: E402
 from open_clip.tokenizer import default_bpe  # noqa: E402
 
+from pictures import write_images  # noqa: E402
 from tokens import made  # noqa: E402
 
 VISION = dict(image_size=32, layers=3, width=48, head_width=12, patch_size=8)
@@ -69,19 +70,6 @@ def randomise(model, seed):
             weight.data = values * (1.4 / weight.shape[0] ** 0.5)
         else:
             weight.data = values * (1.4 / weight[0].numel() ** 0.5)
-
-
-def write_images(out, rng):
-    names = []
-    for index, (width, height) in enumerate([(50, 37), (32, 32), (20, 71), (301, 200), (5, 9), (33, 64), (97, 31)]):
-        pixels = np.linspace(0, 200, width)[None, :, None] + rng.integers(0, 56, (height, width, 3))
-        image = Image.fromarray(pixels.astype(np.uint8))
-        if index == 1:
-            image = image.convert("L")
-        name = f"{index}.png" if index % 2 else f"{index}.jpg"
-        image.save(out / name)
-        names.append(name)
-    return names
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import GemmaTokenizer, Siglip2Tokenizer, SiglipConfig, SiglipModel, SiglipTokenizer
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from pictures import write_images
 from tokens import made
 
 CONTEXT = 16
@@ -96,19 +97,6 @@ def randomise(model, seed):
             weight.data = 0.5 * values
         else:
             weight.data = values * (1.4 / weight[0].numel() ** 0.5)
-
-
-def write_images(out, rng):
-    names = []
-    for index, (width, height) in enumerate([(50, 37), (32, 32), (20, 71), (300, 200), (5, 9)]):
-        pixels = np.linspace(0, 200, width)[None, :, None] + rng.integers(0, 56, (height, width, 3))
-        image = Image.fromarray(pixels.astype(np.uint8))
-        if index == 1:
-            image = image.convert("L")
-        name = f"{index}.png" if index % 2 else f"{index}.jpg"
-        image.save(out / name)
-        names.append(name)
-    return names
 
 
 @torch.no_grad()
