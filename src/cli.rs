@@ -10,13 +10,13 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
-use embeddings::{CLUSTER_EXAMPLE, LABEL_EXAMPLE, SEARCH_EXAMPLE};
-pub use embeddings::{ClusterArgs, LabelArgs, ModelArgs, SearchArgs};
+use embeddings::{CLUSTER_EXAMPLE, EXPORT_EXAMPLE, LABEL_EXAMPLE, SEARCH_EXAMPLE};
+pub use embeddings::{ClusterArgs, ExportArgs, LabelArgs, ModelArgs, SearchArgs};
 use rows::{DEDUP_EXAMPLE, FILTER_EXAMPLE, REPORT_EXAMPLE};
 pub use rows::{DedupArgs, FilterArgs, ReportArgs};
 
 use crate::plan::MOST_PARTS;
-use crate::spec::{DeviceSpec, Family, MaxFailed};
+use crate::spec::{DeviceSpec, ExportLayout, Family, MaxFailed};
 
 /// Score image-text datasets with CLIP: Parquet in, the same rows with embeddings and
 /// similarity out.
@@ -65,6 +65,9 @@ pub enum Command {
     /// Keep the rows of a scored table that rules keep, and say how many each rule cost.
     #[command(after_help = FILTER_EXAMPLE)]
     Filter(FilterArgs),
+    /// Write a table's embeddings as NumPy files: clip-retrieval's npy folders, or DataComp's npz.
+    #[command(after_help = EXPORT_EXAMPLE)]
+    Export(ExportArgs),
     /// Check every part of an output against its recorded digest.
     #[command(after_help = VERIFY_EXAMPLE)]
     Verify(VerifyArgs),
@@ -111,6 +114,7 @@ Examples:
   clipmill run mine.toml --parts 0-15          # a share of the job, on this machine
   clipmill run mine.toml --redo-changed        # after an input was replaced
   clipmill run mine.toml --retry-failed        # when servers that were away are back
+  producer | clipmill run mine.toml --input - --output - | consumer     # Arrow IPC streams
 
 Interrupted, the complete parts stay; the same command goes on from there.";
 
@@ -162,11 +166,12 @@ pub struct PipelineArgs {
     /// The pipeline file (TOML).
     #[arg(value_name = "PIPELINE.toml")]
     pub pipeline: PathBuf,
-    /// Input instead of the pipeline's: a Parquet file, a folder of them, or a quoted glob.
-    #[arg(long, value_name = "PATH")]
+    /// Input instead of the pipeline's: a Parquet file, a folder of them, or a quoted glob. For `run`,
+    /// - is an Arrow IPC stream on stdin.
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     pub input: Option<String>,
-    /// Output folder instead of the pipeline's.
-    #[arg(long, value_name = "DIR")]
+    /// Output folder instead of the pipeline's. For `run`, - is an Arrow IPC stream on stdout.
+    #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
     pub output: Option<String>,
     /// auto, cpu, cuda, cuda:N or cuda:*. auto takes the first CUDA device that works, else the
     /// CPU; `clipmill doctor` tells which and why. cuda:* takes every GPU of the machine, a model
@@ -212,6 +217,10 @@ pub struct RunArgs {
     /// is done with the scores after them. Others are left alone.
     #[arg(long)]
     pub retry_failed: bool,
+    /// Write the embeddings as NumPy files too, into the output's path with -npy or -npz behind it:
+    /// as `clipmill export` does, or [export] in the pipeline.
+    #[arg(long, value_name = "LAYOUT", conflicts_with = "parts")]
+    pub also: Option<ExportLayout>,
     /// Say nothing but errors and warnings.
     #[arg(long, short)]
     pub quiet: bool,

@@ -95,6 +95,10 @@ pub enum Error {
     #[error("could not read {} as tar at byte {at}: {problem}", path.display())]
     Tar { path: PathBuf, at: u64, problem: String },
 
+    /// An Arrow IPC stream that cannot be read, or whose end is missing.
+    #[error("could not read {} as an Arrow IPC stream: {problem}", path.display())]
+    Stream { path: PathBuf, problem: String },
+
     /// A file whose footer and pages disagree about the number of rows.
     #[error("{} holds {found} rows where its footer says {expected}: the file is damaged", path.display())]
     RowCount { path: PathBuf, expected: u64, found: u64 },
@@ -199,6 +203,12 @@ pub enum Error {
     /// Ctrl-C, or a termination signal.
     #[error("interrupted: {complete} of {parts} parts are complete in {}; the same command goes on", output.display())]
     Interrupted { signal: i32, complete: usize, parts: usize, output: PathBuf },
+
+    /// The same while rows were given on as a stream.
+    #[error(
+        "interrupted: {rows} rows were given on, and no end marker; the same command begins again"
+    )]
+    StreamInterrupted { signal: i32, rows: u64 },
 }
 
 impl Error {
@@ -223,7 +233,9 @@ impl Error {
             | Error::OutputExists { .. }
             | Error::OutputDiffers { .. } => 2,
             Error::TooManyFailed { .. } => 3,
-            Error::Interrupted { signal, .. } => 128 + *signal as u8,
+            Error::Interrupted { signal, .. } | Error::StreamInterrupted { signal, .. } => {
+                128 + *signal as u8
+            }
             Error::Locked { .. } => 73,
             Error::DecoderHangs { .. } | Error::Outage { .. } => 75,
             Error::Io { source, .. } | Error::Thread { source, .. } if passes(source) => 75,
@@ -236,6 +248,7 @@ impl Error {
             | Error::PartsMissing { .. }
             | Error::RowCount { .. }
             | Error::Tar { .. }
+            | Error::Stream { .. }
             | Error::InputChanged { .. }
             | Error::RowSize { .. }
             | Error::Io { .. }

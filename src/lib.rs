@@ -29,9 +29,9 @@
 //! columns: no column that needs the text tower, no text tower. What rows of a batch share is done
 //! once: an image that several name is decoded once, equal pixels and equal captions are encoded
 //! once. What models share is done once too: a batch has its pixels in each form that some model
-//! wants, and its captions as each tokenizer reads them.
-//! once. Images that are waited for (URLs) are announced some batches before they are loaded, and
-//! fetched meanwhile, so many at once and within a budget of bytes.
+//! wants, and its captions as each tokenizer reads them. Images that are waited for (URLs) are
+//! announced some batches before they are loaded, and fetched meanwhile, so many at once and within
+//! a budget of bytes.
 //!
 //! Devices take batches from one queue and are given the next one before the results of the last
 //! are read; each batch brings the slot in which the writer waits for it, so rows keep their order
@@ -40,9 +40,9 @@
 //! # What is done with the scores
 //!
 //! [`table`] reads a run's output, or anybody's Parquet, by columns and row groups, and writes tables
-//! anew; [`analysis`] says what of them (`label`, `cluster`, `dedup`, `filter`, `search`, `report`).
-//! Each is a command and a section of the pipeline file: `command/steps.rs` runs them in that order
-//! once a run's parts are complete, each over what the one before wrote.
+//! anew; [`analysis`] says what of them (`label`, `cluster`, `dedup`, `filter`, `export`, `search`,
+//! `report`). Each is a command and a section of the pipeline file: `command/steps.rs` runs them in
+//! that order once a run's parts are complete, each over what the one before wrote.
 //!
 //! # The sums
 //!
@@ -88,7 +88,7 @@
 //! | [`model`] | `DualEncoder`; weights, device; families' folders, the towers of all | `error spec batch digest regular` |
 //! | [`score`] | formulas | |
 //! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch score` |
-//! | [`sink`] | `Sink`: part files, published whole, sealed | `error contain digest files travel` |
+//! | [`sink`] | `Sink`: part files, published whole, sealed; `StreamSink`: an Arrow stream | `error contain digest files travel` |
 //! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
 //! | [`table`] | anybody's Parquet files read as one table; a table written anew, several row groups at once | `error files manifest regular sink source spec travel vectors` |
 //! | [`analysis`] | what can be said of a scored table, and done with it; products by `tch`, no model | `error contain digest files regular score spec table travel vectors` |
@@ -96,8 +96,8 @@
 //! | [`report`] | `run_report.json` | `error files analysis model` |
 //! | [`prepare`] | the second stage's work on one batch | `error batch crash digest images text vectors` |
 //! | [`encode`] | the third stage's | `error batch model` |
-//! | [`mod@write`] | the last stage's: parts and the manifest | `error spec batch columns manifest sink source` |
-//! | [`run`] | stage threads, channels, join; knows traits, not what is behind them | `error batch encode manifest model prepare progress sink source write` |
+//! | [`mod@write`] | the last stage's: `Writer`: parts and the manifest, or a stream | `error spec batch columns manifest sink source` |
+//! | [`run`] | stage threads, channels, join; knows traits, not what is behind them | `error batch encode model prepare progress source write` |
 //! | [`plan`] | the spec resolved against disk and device; knows every builder | anything |
 //! | [`cli`], [`command`] | clap structs; one file a subcommand | anything |
 //!

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::disarmed;
 use crate::model::AtOnce;
@@ -130,7 +130,8 @@ impl Meter {
 
 /// Draws a meter.
 pub struct Progress {
-    total: u64,
+    /// None where nobody knows.
+    total: Option<u64>,
     view: View,
 }
 
@@ -144,14 +145,17 @@ enum View {
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 impl Progress {
-    /// A view of `total` rows: a bar where stderr is a terminal, else plain lines.
-    pub fn new(total: u64, quiet: bool) -> Self {
+    /// A view of `total` rows, or of any number: a bar where stderr is a terminal, else plain lines.
+    pub fn new(total: impl Into<Option<u64>>, quiet: bool) -> Self {
+        let total = total.into();
         let view = if quiet {
             View::Quiet
         } else if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{bar:24} {prefix}\n{wide_msg}");
+            let drawn = if total.is_some() { "{bar:24}" } else { "{spinner}" };
+            let style = ProgressStyle::with_template(&format!("{drawn} {{prefix}}\n{{wide_msg}}"));
             let style = style.expect("the template is fixed").progress_chars("━╸ ");
-            let bar = ProgressBar::new(total).with_style(style);
+            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+            let bar = bar.with_style(style);
             bar.enable_steady_tick(Duration::from_millis(200));
             View::Bar(bar)
         } else {
@@ -186,14 +190,20 @@ impl Progress {
 }
 
 /// Rows done, rows a second, time left, rows failed.
-fn state(total: u64, meter: &Meter) -> String {
+fn state(total: Option<u64>, meter: &Meter) -> String {
     let rows = meter.rows();
     let failed = HumanCount(meter.failed());
-    let of = format!("{} of {} rows", HumanCount(rows), HumanCount(total));
+    let of = match total {
+        Some(total) => format!("{} of {} rows", HumanCount(rows), HumanCount(total)),
+        None => format!("{} rows", HumanCount(rows)),
+    };
     if rows == 0 {
         return format!("{of}, starting");
     }
     let per_second = rows as f64 / meter.elapsed().as_secs_f64().max(1e-9);
+    let Some(total) = total else {
+        return format!("{of}, {per_second:.1} rows/s, {failed} failed");
+    };
     let left = Duration::from_secs_f64((total.saturating_sub(rows) as f64 / per_second).min(1e9));
     format!("{of}, {per_second:.1} rows/s, {} left, {failed} failed", HumanDuration(left))
 }

@@ -9,8 +9,8 @@
 //! of a slot of its own, whose receiving end goes to the writer, so batches are written in the
 //! order in which they were prepared, and no more of them exist than there are slots.
 //!
-//! It knows the stages' traits and the manifest, not what is behind them. A part is published only
-//! when all its rows came through; a channel that closed early is never a success.
+//! It knows the stages' traits, not what is behind them. A channel that closed early is never a
+//! success: what the writer publishes, it publishes when all rows of it came through.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,13 +25,11 @@ use arrow::array::RecordBatch;
 use crate::batch::{EncodedBatch, PreparedBatch, RowBatch};
 use crate::encode::{InFlight, Inputs, submit};
 use crate::error::Error;
-use crate::manifest::Manifest;
 use crate::model::DualEncoder;
 use crate::prepare::Prepare;
 use crate::progress::{Meter, Progress, Stage};
-use crate::sink::Sink;
 use crate::source::Source;
-use crate::write::{Output, Writer};
+use crate::write::Writer;
 
 /// Two: one being worked on, one ready. More only hides a slow stage behind memory.
 pub const QUEUE: usize = 2;
@@ -57,29 +55,28 @@ impl Stop {
 }
 
 /// Everything that a run drives. `Plan::stages` makes it.
-pub struct Stages {
+pub struct Stages<W> {
     pub source: Box<dyn Source>,
     pub prepare: Prepare,
     /// One a device; none when no column needs a model.
     pub load_models: Vec<LoadModels>,
     /// What each model is given.
     pub inputs: Vec<Inputs>,
-    pub sink: Box<dyn Sink>,
-    pub output: Output,
+    pub writer: W,
     /// Rayon threads of the prepare stage.
     pub threads: usize,
 }
 
-/// Runs all stages to the end and returns the manifest of the complete output.
+/// Runs all stages to the end and returns what the writer makes of a complete output.
 ///
 /// On an error or an interruption the parts that were complete stay and are recorded.
-pub fn run(
-    stages: Stages,
+pub fn run<W: Writer>(
+    stages: Stages<W>,
     meter: &Arc<Meter>,
     progress: &mut Progress,
     stop: &Arc<Stop>,
-) -> Result<Manifest, Error> {
-    let Stages { source, prepare, load_models, inputs, sink, output, threads } = stages;
+) -> Result<W::Done, Error> {
+    let Stages { source, prepare, load_models, inputs, mut writer, threads } = stages;
     let n_encoders = load_models.len().max(1);
     meter.set_encoders(n_encoders);
     let (row_tx, row_rx) = sync_channel(QUEUE);
@@ -112,7 +109,6 @@ pub fn run(
     // The encoders' alone: when they are gone, so is the queue.
     drop(work_rx);
 
-    let mut writer = Writer::new(sink, output);
     let written = write_stage(&mut writer, &slot_rx, (meter, stop), progress);
     // Closing the slots is what ends the other stages when this one stopped early.
     drop(slot_rx);
@@ -332,7 +328,7 @@ fn encode_stage(
 }
 
 fn write_stage(
-    writer: &mut Writer,
+    writer: &mut impl Writer,
     slots: &Slots,
     (meter, stop): (&Meter, &Stop),
     progress: &mut Progress,

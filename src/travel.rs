@@ -5,6 +5,7 @@
 //! written back byte for byte, with the Parquet annotations of the input and with the declared
 //! types in `ARROW:schema`. What a caption's bytes mean is decided where it is used.
 
+mod arrive;
 mod leaves;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use parquet::file::metadata::{FileMetaData, ParquetMetaData};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::SchemaDescriptor;
 
+pub use arrive::arrived;
 use leaves::{graft, map_leaves, without_text};
 
 /// Whether values of a declared type are strings.

@@ -29,8 +29,7 @@ use clipmill::sink::{ParquetSink, PartOptions};
 use clipmill::source::{InputFile, Part, Source};
 use clipmill::spec::{CaptionSpec, ColumnSpec, EmbeddingType, OnRowError};
 use clipmill::text::Tokenizer;
-use clipmill::write::Output;
-use parquet::arrow::ArrowSchemaConverter;
+use clipmill::write::{Output, OutputRows, PartWriter};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 const BATCHES: usize = 60;
@@ -152,32 +151,19 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::read(&model, 77, &CaptionSpec::default()).expect("the sample's tokenizer")
 }
 
-fn stages(dir: &Path, load_models: Vec<LoadModels>, read: &Arc<AtomicUsize>) -> Stages {
+fn stages(dir: &Path, load_models: Vec<LoadModels>, read: &Arc<AtomicUsize>) -> Stages<PartWriter> {
     let lengths = Lengths { embedding: DIM, context: 1, text_width: 1 };
     let column = Column::new("embedding", ColumnSpec::TextEmbedding, EmbeddingType::F32, lengths);
     let caption = Field::new("caption", DataType::Utf8, false);
     let schema = Arc::new(Schema::new(vec![Arc::new(caption), column.field.clone()]));
-    let parquet = ArrowSchemaConverter::new().convert(&input_schema()).expect("a column");
-    let parquet = Arc::new(parquet);
+    let rows = (BATCHES * ROWS) as u64;
+    let input = InputFile::of_columns(Path::new("in.parquet"), input_schema());
+    let input = InputFile { rows, ..input.expect("a column") };
     let options = PartOptions {
         schema: schema.clone(),
         declared: schema.clone(),
-        input: parquet.clone(),
+        input: input.parquet.clone(),
         metadata: vec![],
-    };
-    let rows = (BATCHES * ROWS) as u64;
-    let input = InputFile {
-        path: "in.parquet".into(),
-        rows,
-        groups: vec![],
-        bytes: 0,
-        modified: 0,
-        footer: String::new(),
-        schema: input_schema(),
-        parquet,
-        metadata: vec![],
-        made_by: vec![],
-        partitions: vec![],
     };
     let reader = CaptionReader { tokenizer: tokenizer(), padded: false };
     let caption = CaptionStep { columns: vec!["caption".into()], tokenizers: vec![reader] };

@@ -23,8 +23,7 @@ use clipmill::run::{LoadModels, Stages, Stop, run};
 use clipmill::sink::{ParquetSink, PartOptions, Published, Sink};
 use clipmill::source::{InputFile, Part, Source};
 use clipmill::spec::OnRowError;
-use clipmill::write::Output;
-use parquet::arrow::ArrowSchemaConverter;
+use clipmill::write::{Output, OutputRows, PartWriter};
 use parquet::file::metadata::KeyValue;
 
 const PARTS: usize = 20;
@@ -150,30 +149,17 @@ impl Sink for FaultySink {
     }
 }
 
-fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages {
+fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages<PartWriter> {
     let part = |index| Part { index, input: 0, start: index as u64 * ROWS, rows: ROWS };
-    let parquet = ArrowSchemaConverter::new().convert(&schema()).expect("a column");
-    let parquet = Arc::new(parquet);
+    let input = InputFile::of_columns(Path::new("in.parquet"), schema());
+    let input = InputFile { rows: PARTS as u64 * ROWS, ..input.expect("a column") };
     let options = PartOptions {
         schema: schema(),
         declared: schema(),
-        input: parquet.clone(),
+        input: input.parquet.clone(),
         metadata: vec![],
     };
     let sink = ParquetSink::new(dir, options);
-    let input = InputFile {
-        path: "in.parquet".into(),
-        rows: PARTS as u64 * ROWS,
-        groups: vec![],
-        bytes: 0,
-        modified: 0,
-        footer: String::new(),
-        schema: schema(),
-        parquet,
-        metadata: vec![],
-        made_by: vec![],
-        partitions: vec![],
-    };
     Stages {
         source: Box::new(FakeSource { next: 0, fault, stop: stop.clone() }),
         prepare: Prepare { image: None, stored: None, caption: None },

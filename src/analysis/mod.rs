@@ -7,6 +7,7 @@ mod bins;
 pub mod cluster;
 pub mod dedup;
 pub mod dots;
+pub mod export;
 pub mod filter;
 pub mod inspect;
 pub mod label;

@@ -1,5 +1,4 @@
-//! The arguments of what compares embeddings with texts and with one another: `label`, `cluster`,
-//! `search`. Each becomes what a pipeline file's section of that name says.
+//! The arguments of what is done with embeddings: `label`, `cluster`, `search`, `export`. Each becomes what a pipeline file's section of that name says.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -7,8 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::spec::{
-    ClusterSpec, DeviceSpec, LabelSpec, PrecisionSpec, SearchSpec, default_batch, default_hits,
-    default_iterations, default_labels, default_passes, default_top_words,
+    ClusterSpec, DeviceSpec, ExportLayout, ExportSpec, LabelSpec, PrecisionSpec, SearchSpec,
+    default_batch, default_hits, default_iterations, default_labels, default_passes,
+    default_top_words,
 };
 
 pub(super) const LABEL_EXAMPLE: &str = "\
@@ -225,6 +225,61 @@ impl SearchArgs {
             thumbnails: !self.no_thumbnails,
             export: self.export.clone(),
             cache: !self.no_cache,
+        }
+    }
+}
+
+pub(super) const EXPORT_EXAMPLE: &str = "\
+Examples:
+  clipmill export out/sample arrays                 # for clip-retrieval, autofaiss, numpy
+  clipmill export out/datacomp_scores arrays --layout npz
+  clipmill run pipelines/sample.toml --also npy     # out/sample-npy";
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// A run's output folder, or any Parquet with columns of vectors: a file, a folder or a quoted
+    /// glob. Each of its files is one of each array.
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The output folder.
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// How files are named, and what is in them.
+    #[arg(long, value_enum, default_value_t = ExportLayout::Npy)]
+    pub layout: ExportLayout,
+    /// The column of img_emb. By default the image embeddings that the run made.
+    #[arg(long, value_name = "COLUMN")]
+    pub image: Option<String>,
+    /// The column of text_emb. By default the text embeddings that the run made.
+    #[arg(long, value_name = "COLUMN")]
+    pub text: Option<String>,
+    /// A column that is an array of npz, by its own name; give it again for more. By default every
+    /// column of vectors.
+    #[arg(long = "array", value_name = "COLUMN")]
+    pub arrays: Vec<String>,
+    /// What the column of row numbers is called, counted from 0 over IN: rows without a vector
+    /// are in none of the files.
+    #[arg(long, value_name = "NAME", default_value = "row")]
+    pub row: String,
+    /// Replace an output of other settings.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// As one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ExportArgs {
+    /// The same as settings.
+    pub fn spec(&self) -> ExportSpec {
+        ExportSpec {
+            path: self.output.clone(),
+            layout: self.layout,
+            image: self.image.clone(),
+            text: self.text.clone(),
+            arrays: self.arrays.clone(),
+            row: self.row.clone(),
+            overwrite: self.overwrite,
         }
     }
 }

@@ -6,6 +6,7 @@ mod completions;
 mod dedup;
 mod doctor;
 mod encoder;
+mod export;
 mod filter;
 mod finalize;
 mod inspect;
@@ -20,6 +21,7 @@ mod score;
 pub mod search;
 mod signals;
 mod steps;
+mod stream;
 mod table;
 mod try_images;
 mod verify;
@@ -42,6 +44,7 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
         Command::Plan(args) => plan::plan(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Filter(args) => filter::filter(&args),
+        Command::Export(args) => export::export(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Score(args) => score::score(&args),
         Command::Report(args) => report::report(&args),

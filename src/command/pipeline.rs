@@ -6,7 +6,10 @@ use crate::error::Error;
 use crate::spec::layers::{Layered, Override, read};
 
 /// Reads the pipeline file and lays the command line over it. Flags win over `--set`.
-pub fn read_layered(args: &PipelineArgs, more: Option<Override>) -> Result<Layered, Error> {
+pub fn read_layered(
+    args: &PipelineArgs,
+    more: impl IntoIterator<Item = Override>,
+) -> Result<Layered, Error> {
     let mut overrides =
         args.set.iter().map(|set| Override::parse(set)).collect::<Result<Vec<_>, _>>()?;
     let flags = [

@@ -5,26 +5,41 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::signals::Signals;
-use super::{pipeline, steps, table};
+use super::{pipeline, steps, stream, table};
 use crate::analysis::summary::{Pair, ScoreSummary, SummaryColumns};
 use crate::cli::RunArgs;
 use crate::error::{Error, RowStatus};
 use crate::files::Lock;
 use crate::manifest::{MadeWith, Manifest};
 use crate::model::AtOnce;
-use crate::plan::{Plan, Resume, Wanted};
+use crate::plan::{Plan, Resume, Spool, Wanted, is_stream};
 use crate::progress::{self, Meter, Progress, Stage};
 use crate::report::{RunReport, StageWork, Work, peak_memory};
 use crate::run::run as run_stages;
 use crate::source::Part;
 use crate::spec::layers::Override;
+use crate::spec::{ExportLayout, PipelineSpec, SinkSpec};
 
 pub fn run(args: &RunArgs) -> Result<(), Error> {
     let signals = Signals::listen()?;
     let max_failed = args
         .max_failed
         .map(|most| Override::flag("--max-failed", "run.max_failed", most.to_string()));
-    let mut plan = Plan::resolve(pipeline::read_layered(&args.pipeline, max_failed)?)?;
+    let layered = pipeline::read_layered(&args.pipeline, max_failed.clone())?;
+    let layered = match args.also {
+        None => layered,
+        Some(layout) => {
+            let more = max_failed.into_iter().chain(also(&layered.spec, layout));
+            pipeline::read_layered(&args.pipeline, more)?
+        }
+    };
+    let SinkSpec::Parquet(sink) = &layered.spec.sink;
+    if is_stream(&sink.path) {
+        return stream::run(args, &signals, layered);
+    }
+    // It lives as long as it is read.
+    let spool = stream::spool(args, &layered)?;
+    let mut plan = Plan::over(layered, spool.as_ref().map(Spool::input))?;
     let (dir, max_failed) = (plan.output().to_owned(), plan.spec.run.max_failed);
     if args.parts.is_none() {
         steps::rehearse(&plan)?;
@@ -56,6 +71,14 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
             _ => say(args.quiet, &steps::run(&spec, &dir, args.redo_changed || args.retry_failed)?),
         },
     }
+}
+
+/// What `--also` says of the pipeline.
+fn also(spec: &PipelineSpec, layout: ExportLayout) -> [Override; 2] {
+    let SinkSpec::Parquet(sink) = &spec.sink;
+    let path = format!("{}-{layout}", sink.path.display());
+    let set = |key: &str, value: String| Override::flag("--also", key, value);
+    [set("export.layout", layout.to_string()), set("export.path", path)]
 }
 
 /// Does whatever is left of the whole output. Returns how many of its rows failed, and of how
@@ -145,7 +168,7 @@ fn work_on(
         return Ok(resume.manifest);
     }
     announce(args, &plan, &resume);
-    let rows = resume.remaining.iter().map(|part| part.rows).sum();
+    let rows: u64 = resume.remaining.iter().map(|part| part.rows).sum();
     let mut progress = Progress::new(rows, args.quiet);
     let stages = plan.stages(resume, writes_manifest)?;
     signals.gently(|stop| run_stages(stages, meter, &mut progress, stop))
@@ -270,7 +293,7 @@ fn work(meter: &Meter) -> Work {
 }
 
 /// Rows by status, as a table.
-fn counts(rows: u64, ok: u64, failed: &BTreeMap<String, u64>) -> String {
+pub(super) fn counts(rows: u64, ok: u64, failed: &BTreeMap<String, u64>) -> String {
     let mut lines =
         vec![vec!["rows".to_owned(), table::count(rows)], vec!["ok".to_owned(), table::count(ok)]];
     for (status, n) in failed {

@@ -1,12 +1,12 @@
 //! What a pipeline does with its scores once all are there: `[label]`, `[cluster]`, `[dedup]`,
-//! `[filter]`, `[search]`, `[report]`.
+//! `[filter]`, `[export]`, `[search]`, `[report]`.
 //!
 //! They run in this order, whatever theirs in the file is, each over what the one before wrote.
 //! Each is the command of its name; nothing is computed here.
 
 use std::path::{Path, PathBuf};
 
-use super::{cluster, dedup, filter, label, report, search};
+use super::{cluster, dedup, export, filter, label, report, search};
 use crate::error::{self, Error};
 use crate::files;
 use crate::plan::Plan;
@@ -23,8 +23,9 @@ type Rehearsal = Box<dyn Fn(&Path, &Path) -> Result<(), Error>>;
 /// A step: its section, where it writes tables, and what it does with its input.
 struct Step<'a> {
     name: &'static str,
-    /// The first is the next step's input.
+    /// The first is the next step's input, where the step makes tables.
     outputs: Vec<&'a Path>,
+    makes_tables: bool,
     work: Work,
     rehearsal: Rehearsal,
 }
@@ -37,7 +38,7 @@ pub fn run(spec: &PipelineSpec, scored: &Path, overwrite: bool) -> Result<String
     for step in steps(spec, overwrite) {
         said += &format!("\n [{}] of {}\n", step.name, input.display());
         said += &(step.work)(&input)?;
-        input = step.outputs.first().map_or(input, |output| output.to_path_buf());
+        input = step.next().map_or(input, Path::to_path_buf);
     }
     Ok(said)
 }
@@ -73,7 +74,7 @@ fn rehearse_in(dir: &Path, plan: &Plan, steps: &[Step<'_>]) -> Result<(), Error>
         step.outputs.iter().try_for_each(|output| files::check_writable(output))?;
         let to = dir.join(step.name);
         (step.rehearsal)(&input, &to).map_err(|error| of_step(step, error, dir, plan))?;
-        input = step.outputs.first().map_or(input, |_| to);
+        input = step.next().map_or(input, |_| to);
     }
     Ok(())
 }
@@ -151,6 +152,12 @@ pub fn follow(spec: &PipelineSpec) -> bool {
     !steps(spec, false).is_empty()
 }
 
+/// The sections that say what, as in the file.
+pub fn names(spec: &PipelineSpec) -> String {
+    let names: Vec<_> = steps(spec, false).iter().map(|step| format!("[{}]", step.name)).collect();
+    names.join(", ")
+}
+
 fn steps(spec: &PipelineSpec, overwrite: bool) -> Vec<Step<'_>> {
     let device = spec.run.device;
     let or_the_runs = |own: &mut DeviceSpec| {
@@ -186,6 +193,12 @@ fn steps(spec: &PipelineSpec, overwrite: bool) -> Vec<Step<'_>> {
             filter::step(own, input)
         };
         steps.push(Step::new("filter", outputs, own, work, filter::rehearse));
+    }
+    if let Some(own) = &spec.export {
+        let (outputs, mut own) = (vec![own.path.as_path()], own.clone());
+        own.overwrite |= overwrite;
+        let step = Step::new("export", outputs, own, export::step, export::rehearse);
+        steps.push(Step { makes_tables: false, ..step });
     }
     if let Some(own) = &spec.search {
         let work = move |own: &SearchSpec, input: &_| {
@@ -231,6 +244,12 @@ impl<'a> Step<'a> {
             work(&spec, input)
         };
         let rehearsal = move |input: &Path, to: &Path| rehearsal(&tried, input, to);
-        Self { name, outputs, work: Box::new(work), rehearsal: Box::new(rehearsal) }
+        let (work, rehearsal) = (Box::new(work), Box::new(rehearsal));
+        Self { name, outputs, makes_tables: true, work, rehearsal }
+    }
+
+    /// What the next step reads, where it is not what this one read.
+    fn next(&self) -> Option<&'a Path> {
+        self.outputs.first().copied().filter(|_| self.makes_tables)
     }
 }

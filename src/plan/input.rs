@@ -202,26 +202,12 @@ pub fn cut(inputs: &[InputFile], rows_per_part: u64, limit: Option<u64>) -> Vec<
 mod tests {
     use super::*;
     use arrow::datatypes::Schema;
-    use parquet::arrow::ArrowSchemaConverter;
+    use std::path::Path;
     use std::sync::Arc;
 
     fn file(rows: u64) -> InputFile {
-        let schema = Arc::new(Schema::empty());
-        let parquet = ArrowSchemaConverter::new().convert(&schema).expect("no columns").into();
-        let (path, footer) = ("x.parquet".into(), String::new());
-        InputFile {
-            path,
-            rows,
-            groups: vec![rows],
-            bytes: 0,
-            modified: 0,
-            footer,
-            schema,
-            parquet,
-            metadata: vec![],
-            made_by: vec![],
-            partitions: vec![],
-        }
+        let file = InputFile::of_columns(Path::new("x.parquet"), Arc::new(Schema::empty()));
+        InputFile { rows, ..file.expect("no columns") }
     }
 
     fn rows(parts: &[Part]) -> Vec<(usize, u64, u64)> {

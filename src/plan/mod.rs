@@ -11,37 +11,36 @@ mod provenance;
 mod resume;
 mod settings;
 mod sources;
+mod stages;
+mod stdin;
 mod suspects;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 
 pub use memory::Memory;
 pub use resume::{Resume, Wanted};
+pub use sources::is_stdin;
+pub use stdin::Spool;
 
 use loading::Loading;
-use models::{Models, PlannedModel, Reader};
+use models::{Models, PlannedModel};
 use settings::{check_settings, columns, needs, output_schema, sink};
 
 use crate::batch::hidden;
 use crate::columns::{Column, Needs};
-use crate::crash::{Journal, RowId};
-use crate::error::{self, Error};
+use crate::error::Error;
 use crate::files;
 use crate::images::ImageLoader;
-use crate::manifest::{MadeWith, Manifest};
+use crate::manifest::MadeWith;
 use crate::model::device::{self, Placement};
-use crate::prepare::{CaptionReader, CaptionStep, ImageStep, Prepare, StoredStep};
-use crate::run::{LoadModels, Stages};
-use crate::sink::{ParquetSink, PartOptions, Sink};
+use crate::prepare::StoredStep;
+use crate::run::LoadModels;
 use crate::source::{InputFile, Part};
 use crate::spec::PipelineSpec;
 use crate::spec::layers::{Layered, Setting};
-use crate::travel::{holds_text, travel_field};
-use crate::write::Output;
+use crate::travel::holds_text;
 
 /// Rows a batch on a CPU. The towers cut a batch into passes that fit its caches, so a larger one
 /// gains nothing; a smaller one shows progress sooner.
@@ -82,14 +81,24 @@ pub struct Plan {
 impl Plan {
     /// Resolves a pipeline. Reads footers and the model's small files, not its weights.
     pub fn resolve(layered: Layered) -> Result<Self, Error> {
+        Self::over(layered, None)
+    }
+
+    /// The same where the input is at hand already: what came on stdin.
+    pub fn over(layered: Layered, stdin: Option<InputFile>) -> Result<Self, Error> {
         let Layered { spec, settings } = layered;
         check_settings(&spec)?;
         let sink = sink(&spec);
         let (needs, stored) = needs(&spec)?;
-        let inputs = sources::open_inputs(&spec)?;
+        let inputs = match stdin {
+            Some(input) => vec![input],
+            None => sources::open_inputs(&spec)?,
+        };
         let used = input::check_columns(&spec, needs, &inputs[0])?;
         stored.iter().try_for_each(|column| input::check_vectors(&inputs[0], column))?;
-        files::check_writable(&sink.path)?;
+        if !is_stream(&sink.path) {
+            files::check_writable(&sink.path)?;
+        }
 
         let loader = needs.images.then(|| sources::image_loader(&spec, &inputs)).transpose()?;
         let mut models = Models::resolve(&spec, needs)?;
@@ -217,113 +226,11 @@ impl Plan {
     fn model_threads(&self) -> usize {
         self.threads.min(available_threads())
     }
-
-    /// Makes the stages that do what is left. For who holds the lock of the whole output folder,
-    /// which `claim` has made ready, or those of these parts.
-    pub fn stages(mut self, resume: Resume, writes_manifest: bool) -> Result<Stages, Error> {
-        let Resume { manifest, remaining: parts, keys, .. } = resume;
-        if self.loading.is_empty() {
-            self.start_loading()?;
-        }
-        let threads = self.model_threads();
-        let load_models = std::mem::take(&mut self.loading).into_iter().map(|loading| {
-            let load = move || {
-                // This thread's, which will run the model.
-                device::set_threads(threads);
-                loading.wait()
-            };
-            Box::new(load) as LoadModels
-        });
-        let load_models = load_models.collect();
-        let inputs = self.models.all.iter().map(|model| model.inputs).collect();
-        let killers = manifest.killers.clone();
-        let journal = match self.image_column {
-            Some(_) => Some(self.journal()?),
-            None => None,
-        };
-        let sink = ParquetSink::new(self.output(), self.part_options(&manifest));
-        let source = self.source(parts.clone());
-        let output = Output {
-            dir: self.output().to_owned(),
-            schema: self.travelling(),
-            columns: self.columns,
-            on_row_error: settings::sink(&self.spec).on_row_error,
-            parts,
-            keys,
-            inputs: self.inputs.clone(),
-            total_parts: self.parts.len(),
-            manifest,
-            writes_manifest,
-        };
-        let Models { preprocess, readers, .. } = self.models;
-        let image = self.image_column.zip(self.loader).map(|(column, loader)| ImageStep {
-            column,
-            loader,
-            preprocess,
-            sha256: self.needs.image_sha256,
-            journal,
-            killers,
-        });
-        let columns = self.caption_columns;
-        let readers = readers.into_iter();
-        let tokenizers: Vec<_> = readers
-            .map(|Reader { tokenizer, padded, .. }| CaptionReader { tokenizer, padded })
-            .collect();
-        let caption = (!tokenizers.is_empty()).then_some(CaptionStep { columns, tokenizers });
-        let prepare = Prepare { image, stored: self.stored, caption };
-        Ok(Stages {
-            source,
-            prepare,
-            load_models,
-            inputs,
-            sink: Box::new(sink),
-            output,
-            threads: self.threads,
-        })
-    }
 }
 
-impl Plan {
-    /// Writes a part without rows that is otherwise like those of the plan, into a folder that is
-    /// not its own. What comes of the weights is left out, for they are not read.
-    pub fn write_empty(&self, dir: &Path) -> Result<(), Error> {
-        let manifest = Manifest::new(MadeWith::new(), 1);
-        let mut sink = ParquetSink::new(dir, self.part_options(&manifest));
-        std::fs::create_dir_all(dir).map_err(Error::io("create the folder", dir))?;
-        let name = Part { index: 0, input: 0, start: 0, rows: 0 }.file_name();
-        sink.begin(&name, &self.inputs[0].metadata)?;
-        sink.publish(String::new()).map(drop)
-    }
-
-    fn part_options(&self, manifest: &Manifest) -> PartOptions {
-        PartOptions {
-            schema: self.travelling(),
-            declared: self.schema.clone(),
-            input: self.inputs[0].parquet.clone(),
-            metadata: provenance::metadata(self, manifest),
-        }
-    }
-
-    /// The output's columns as batches have them: those of the input travel.
-    fn travelling(&self) -> SchemaRef {
-        let from_input = self.schema.fields().len() - self.columns.len();
-        let (given, made) = self.schema.fields().split_at(from_input);
-        let fields: Vec<_> = given.iter().map(travel_field).chain(made.iter().cloned()).collect();
-        Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()))
-    }
-
-    /// The journal of a run, and who watches it.
-    fn journal(&self) -> Result<Arc<Journal>, Error> {
-        let journal = Arc::new(Journal::create(self.output(), self.threads)?);
-        let seconds = self.spec.run.decode_timeout.get();
-        let (parts, inputs) = (self.parts.clone(), self.inputs.clone());
-        journal.watch(Duration::from_secs(seconds.into()), move |RowId { part, row }| {
-            let Part { input, start, .. } = parts[part];
-            let path = inputs[input].path.clone();
-            error::exit(&Error::DecoderHangs { path, row: start + row, seconds });
-        });
-        Ok(journal)
-    }
+/// Whether a path stands for stdin or stdout.
+pub fn is_stream(path: &Path) -> bool {
+    path == Path::new("-")
 }
 
 /// Cores that the process may use.

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use super::Plan;
 use super::settings::loader;
+use super::{Plan, is_stream};
 use crate::error::Error;
 use crate::images::{ImageLoader, PlaceLoader, Shard};
 use crate::source::{
@@ -16,10 +16,26 @@ use crate::spec::{HiveSpec, PipelineSpec, SourceSpec, WebdatasetSourceSpec};
 /// The input files of a pipeline, opened.
 pub fn open_inputs(spec: &PipelineSpec) -> Result<Vec<InputFile>, Error> {
     match &spec.source {
+        _ if is_stdin(spec) => Err(Error::Setting {
+            key: "source.parquet.path".into(),
+            problem: "- is an Arrow stream on stdin, which `clipmill run` alone reads, and whole: \
+                      name a file"
+                .into(),
+        }),
         SourceSpec::Parquet(source) => open_tables(&source.path.0, source.hive),
         SourceSpec::Webdataset(source) => {
             open_shards(&find_shards(&source.path.0)?, &members(source))
         }
+    }
+}
+
+/// Whether rows come on stdin.
+pub fn is_stdin(spec: &PipelineSpec) -> bool {
+    match &spec.source {
+        SourceSpec::Parquet(source) => {
+            matches!(source.path.0.as_slice(), [path] if is_stream(path))
+        }
+        SourceSpec::Webdataset(_) => false,
     }
 }
 

@@ -1,14 +1,16 @@
 //! Where rows go: a `Sink` takes the batches of one part after another and publishes each part
-//! whole.
+//! whole; a `StreamSink` gives them on.
 //!
 //! A sink knows nothing of the columns' meaning; `columns` has filled them.
 
 mod groups;
 mod parquet;
 mod seal;
+mod stream;
 
 pub use groups::{EncodedColumn, GroupsFile};
 pub use parquet::{ParquetSink, PartOptions, ROW_GROUP_BYTES, read_published};
+pub use stream::StreamSink;
 
 use ::parquet::file::metadata::KeyValue;
 use arrow::array::RecordBatch;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
+use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
@@ -49,9 +50,38 @@ pub struct InputFile {
     pub made_by: Vec<KeyValue>,
     /// What the names of its folders say: the last columns of `schema`, which are not in `parquet`.
     pub partitions: Vec<Partition>,
+    /// What records call it, where that is not its path.
+    pub stands_for: Option<PathBuf>,
 }
 
 impl InputFile {
+    /// What is known of a table before any of it was read: its columns.
+    ///
+    /// # Errors
+    /// `DuplicateColumn`; `Stream` for a type that Parquet cannot hold.
+    pub fn of_columns(name: &Path, schema: SchemaRef) -> Result<Self, Error> {
+        check_names(name, &schema)?;
+        let parquet = ArrowSchemaConverter::new().convert(&schema);
+        let parquet = parquet.map_err(|error| Error::Stream {
+            path: name.to_owned(),
+            problem: format!("it has a column of a type that Parquet has not: {error}"),
+        })?;
+        Ok(Self {
+            path: name.to_owned(),
+            rows: 0,
+            groups: Vec::new(),
+            bytes: 0,
+            modified: 0,
+            footer: String::new(),
+            schema,
+            parquet: Arc::new(parquet),
+            metadata: Vec::new(),
+            made_by: Vec::new(),
+            partitions: Vec::new(),
+            stands_for: None,
+        })
+    }
+
     /// Reads a file's footer.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let opened = Opened::new(path)?;
@@ -74,6 +104,7 @@ impl InputFile {
             made_by: metadata.iter().filter(|pair| is_provenance(pair)).cloned().collect(),
             metadata: metadata.into_iter().filter(is_own).collect(),
             partitions: Vec::new(),
+            stands_for: None,
         })
     }
 }
@@ -107,6 +138,9 @@ impl InputFile {
 
     /// The file's path, however it was typed.
     pub fn full_path(&self) -> PathBuf {
+        if let Some(name) = &self.stands_for {
+            return name.clone();
+        }
         // It was there a moment ago.
         self.path.canonicalize().unwrap_or_else(|_| self.path.clone())
     }

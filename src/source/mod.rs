@@ -14,6 +14,7 @@ mod pieces;
 pub mod preflight;
 mod rows;
 mod samples;
+mod stream;
 mod tar;
 mod watched;
 mod webdataset;
@@ -24,6 +25,7 @@ pub use input::{InputFile, check_magic, find_files};
 pub use inputs::{nearest, no_column, open_files, open_inputs};
 pub use parquet::{BATCH_BYTES, ParquetSource};
 pub use rows::{GroupRows, Pages};
+pub use stream::{ArrowStream, StreamSource};
 pub use webdataset::{Members, WebdatasetSource, open_shards};
 
 use crate::batch::RowBatch;

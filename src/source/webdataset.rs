@@ -10,7 +10,6 @@ use std::sync::Arc;
 use arrow::array::builder::{BinaryViewBuilder, FixedSizeBinaryBuilder};
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use parquet::arrow::ArrowSchemaConverter;
 use rayon::prelude::*;
 
 use super::input::InputFile;
@@ -99,11 +98,7 @@ pub fn open_shards(paths: &[PathBuf], members: &Members) -> Result<Vec<InputFile
     }
     let with_json = has("json") && !members.captions.iter().any(|caption| caption == "json");
     let schema = schema(members, with_json);
-    let parquet = ArrowSchemaConverter::new().convert(&schema);
-    let parquet = Arc::new(parquet.map_err(|source| Error::Arrow {
-        action: "describe a shard's columns",
-        source: source.into(),
-    })?);
+    let columns = InputFile::of_columns(&paths[0], schema)?;
     let files = paths.iter().zip(scanned).map(|(path, shard)| InputFile {
         path: path.clone(),
         rows: shard.rows,
@@ -111,11 +106,7 @@ pub fn open_shards(paths: &[PathBuf], members: &Members) -> Result<Vec<InputFile
         bytes: shard.stamp.0,
         modified: shard.stamp.1,
         footer: shard.headers,
-        schema: schema.clone(),
-        parquet: parquet.clone(),
-        metadata: Vec::new(),
-        made_by: Vec::new(),
-        partitions: Vec::new(),
+        ..columns.clone()
     });
     Ok(files.collect())
 }

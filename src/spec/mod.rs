@@ -6,6 +6,7 @@
 mod cluster;
 mod declared;
 mod dedup;
+mod export;
 mod family;
 pub mod filter;
 mod label;
@@ -28,6 +29,7 @@ pub use cluster::{
 };
 pub use declared::{DeclaredColumn, Names};
 pub use dedup::{DedupSpec, default_distance, default_threshold};
+pub use export::{ExportLayout, ExportSpec};
 pub use family::{Family, PrecisionSpec};
 pub use label::{LabelSpec, default_labels, label_names};
 pub use models::{ModelSpec, ModelsSpec};
@@ -67,6 +69,9 @@ pub struct PipelineSpec {
     /// Then; the rows that rules keep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<filter::FilterSpec>,
+    /// Then; their embeddings as NumPy files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<ExportSpec>,
     /// Then; what of them is nearest to some queries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchSpec>,
@@ -78,7 +83,7 @@ pub struct PipelineSpec {
 }
 
 /// The sections that say what is done with a finished output. They change nothing in it.
-pub const STEPS: [&str; 6] = ["label", "cluster", "dedup", "filter", "search", "report"];
+pub const STEPS: [&str; 7] = ["label", "cluster", "dedup", "filter", "export", "search", "report"];
 
 /// `[image.KIND]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

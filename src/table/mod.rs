@@ -15,12 +15,14 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 
-pub use rewrite::{Change, NewTable, Written, check, made, rewrite, rewrite_empty, rewrite_seeing};
+pub use rewrite::{
+    Change, Made, NewTable, Written, check, made, publish, rewrite, rewrite_empty, rewrite_seeing,
+};
 
 use crate::error::Error;
 pub use crate::source::GroupRows;
 use crate::source::{InputFile, no_column, open_inputs};
-use crate::spec::DeclaredColumn;
+use crate::spec::{ColumnSpec, DeclaredColumn};
 pub use crate::vectors::Vectors;
 use crate::vectors::is_vector;
 
@@ -65,7 +67,7 @@ impl Table {
     }
 
     /// The columns as they are written: nullable where they are in any file.
-    fn written_schema(&self) -> Schema {
+    pub fn written_schema(&self) -> Schema {
         let nullable = |index| self.files.iter().any(|f| f.schema.field(index).is_nullable());
         let fields =
             self.schema().fields().iter().enumerate().map(|(index, field)| {
@@ -101,14 +103,23 @@ impl Table {
     /// The score columns that the run which made the table says it made and that are there; none,
     /// where it says nothing.
     pub fn made_scores(&self) -> Vec<String> {
+        self.made(ColumnSpec::is_score)
+    }
+
+    /// The same for the columns of one kind.
+    pub fn made_columns(&self, kind: ColumnSpec) -> Vec<String> {
+        self.made(|other| other == kind)
+    }
+
+    fn made(&self, wanted: impl Fn(ColumnSpec) -> bool) -> Vec<String> {
         let pipeline = self.pipeline();
         let columns = pipeline.get("columns").and_then(toml::Value::as_table);
-        let is_score = |declared: &toml::Value| {
+        let is_wanted = |declared: &toml::Value| {
             let declared = declared.clone().try_into::<DeclaredColumn>();
-            declared.is_ok_and(|declared| declared.kind.is_score())
+            declared.is_ok_and(|declared| wanted(declared.kind))
         };
-        let scores = columns.into_iter().flatten().filter(|(_, declared)| is_score(declared));
-        let names = scores.map(|(name, _)| name.clone());
+        let found = columns.into_iter().flatten().filter(|(_, declared)| is_wanted(declared));
+        let names = found.map(|(name, _)| name.clone());
         names.filter(|name| self.find(name).is_some()).collect()
     }
 

@@ -7,8 +7,9 @@
 //! one writer at a time. `_made.json` says what was asked for, from which files; asked for again,
 //! nothing is done. What becomes of a row is the caller's to say.
 
+use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, new_empty_array};
@@ -111,6 +112,46 @@ pub fn rewrite_seeing(
     mut change: impl FnMut(u64, &RecordBatch) -> Result<Change, Error>,
     summary: impl FnOnce() -> Value,
 ) -> Result<Written, Error> {
+    let is_part = |name: &str| name.starts_with("part-") && name.ends_with(".parquet");
+    publish(table, new, is_part, || {
+        let copier = Copier::new(table, &new.added, sees)?;
+        let mut writer = Writer::new(table, new, &copier)?;
+        for tasks in copier.windows() {
+            let mut decided = Vec::with_capacity(tasks.len());
+            for (task, seen) in tasks.iter().zip(copier.see(tasks)) {
+                decided.push(decide(task, seen?, new, &mut change)?);
+            }
+            for block in copier.copy(tasks, decided) {
+                writer.write(block?)?;
+            }
+        }
+        let (rows_out, parts) = writer.finish()?;
+        Ok(Made { rows_out, parts, summary: summary() })
+    })
+}
+
+/// What some work has written into a folder.
+pub struct Made {
+    pub rows_out: u64,
+    /// Name and digest of each file, names from the folder on.
+    pub parts: Vec<(String, String)>,
+    /// What the command has to say of it.
+    pub summary: Value,
+}
+
+/// Does work that makes files of a table in a folder of its own, unless it is done already: one
+/// writer at a time, `_made.json` first and `_SUCCESS` last. Each file is the work's to write whole;
+/// those that an earlier output had, as `is_part` tells by their names, and this one has not, are
+/// removed.
+///
+/// # Errors
+/// Those of [`rewrite_seeing`].
+pub fn publish(
+    table: &Table,
+    new: &NewTable<'_>,
+    is_part: impl Fn(&str) -> bool,
+    work: impl FnOnce() -> Result<Made, Error>,
+) -> Result<Written, Error> {
     check(table, new)?;
     let mut written = asked_for(table, new);
     if let Some(found) = found(new, &written)? {
@@ -123,20 +164,9 @@ pub fn rewrite_seeing(
     }
     Manifest::mark_incomplete(new.dir)?;
     files::replace(&new.dir.join(FILE_NAME), &json(&written))?;
-    let copier = Copier::new(table, &new.added, sees)?;
-    let mut writer = Writer::new(table, new, &copier)?;
-    for tasks in copier.windows() {
-        let mut decided = Vec::with_capacity(tasks.len());
-        for (task, seen) in tasks.iter().zip(copier.see(tasks)) {
-            decided.push(decide(task, seen?, new, &mut change)?);
-        }
-        for block in copier.copy(tasks, decided) {
-            writer.write(block?)?;
-        }
-    }
-    (written.rows_out, written.parts) = writer.finish()?;
-    written.summary = summary();
-    remove_others(new.dir, &written)?;
+    let Made { rows_out, parts, summary } = work()?;
+    written = Written { rows_out, parts, summary, ..written };
+    remove_others(new.dir, &written, &is_part)?;
     files::replace(&new.dir.join(FILE_NAME), &json(&written))?;
     Manifest::mark_complete(new.dir)?;
     Ok(written)
@@ -259,15 +289,28 @@ fn foreign_entry(dir: &Path) -> Result<Option<String>, Error> {
     Ok(None)
 }
 
-/// Removes the parts of an earlier output that this one does not have.
-fn remove_others(dir: &Path, written: &Written) -> Result<(), Error> {
+/// Removes the files of an earlier output that this one does not have, in the folder and those in
+/// it, and what killed processes left there.
+fn remove_others(
+    dir: &Path,
+    written: &Written,
+    is_part: &impl Fn(&str) -> bool,
+) -> Result<(), Error> {
     files::remove_leftovers(dir)?;
-    for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
-        let name = entry.map_err(Error::io("list", dir))?.file_name();
-        let name = name.to_string_lossy().into_owned();
-        let is_part = name.starts_with("part-") && name.ends_with(".parquet");
-        if is_part && !written.parts.iter().any(|(part, _)| *part == name) {
-            files::remove(&dir.join(name))?;
+    let kept: HashSet<_> = written.parts.iter().map(|(part, _)| dir.join(part)).collect();
+    let names = |dir: &Path| -> Result<Vec<PathBuf>, Error> {
+        let entries = fs::read_dir(dir).map_err(Error::io("list", dir))?;
+        entries.map(|entry| Ok(entry.map_err(Error::io("list", dir))?.path())).collect()
+    };
+    let mut all = names(dir)?;
+    for folder in all.clone().iter().filter(|path| path.is_dir()) {
+        files::remove_leftovers(folder)?;
+        all.extend(names(folder)?);
+    }
+    for path in all {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_file() && is_part(&name) && !kept.contains(&path) {
+            files::remove(&path)?;
         }
     }
     Ok(())

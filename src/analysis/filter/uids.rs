@@ -7,9 +7,13 @@ use std::path::Path;
 
 use arrow::array::{Array, AsArray};
 
+use super::super::export::npy;
 use crate::error::Error;
 use crate::files;
 use crate::table::Table;
+
+/// The element type: a pair of numbers.
+const PAIRS: &str = "[('f0', '<u8'), ('f1', '<u8')]";
 
 /// Writes the `uid`s of a table and gives their number. Holds 16 bytes a row.
 ///
@@ -34,7 +38,7 @@ pub fn write(table: &Table, column: &str, path: &Path) -> Result<u64, Error> {
         Ok(())
     })?;
     uids.sort_unstable();
-    let mut bytes = header(uids.len());
+    let mut bytes = npy::header(PAIRS, uids.len() as u64, "");
     bytes.reserve(uids.len() * 16);
     for (high, low) in &uids {
         bytes.extend(high.to_le_bytes());
@@ -54,19 +58,6 @@ fn parse(text: &[u8]) -> Option<(u64, u64)> {
     Some((half(&digits[..16])?, half(&digits[16..])?))
 }
 
-/// The header of version 1.0 of the format (numpy/lib/_format_impl.py): room for the length to
-/// grow to 21 digits, then spaces up to a multiple of 64 bytes.
-fn header(rows: usize) -> Vec<u8> {
-    let descr = "[('f0', '<u8'), ('f1', '<u8')]";
-    let mut text = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': ({rows},), }}");
-    text += &" ".repeat(21 - rows.to_string().len());
-    let unpadded = 10 + text.len() + 1;
-    text += &" ".repeat(64 - unpadded % 64);
-    text.push('\n');
-    let length = (text.len() as u16).to_le_bytes();
-    [b"\x93NUMPY\x01\x00".as_slice(), &length, text.as_bytes()].concat()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +68,5 @@ mod tests {
         for text in ["", "+000000000000001ffffffffffffffff", "0x00000000000001ffffffffffffffff"] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
-        assert_eq!(header(5).len() % 64, 0);
     }
 }
