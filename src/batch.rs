@@ -6,9 +6,11 @@
 //! Nothing here computes or fills a column.
 
 pub mod hidden;
+pub mod lists;
 
 use arrow::array::RecordBatch;
 
+use self::lists::Listed;
 use crate::error::{RowError, RowStatus};
 
 /// Where a batch belongs: which part of the plan, and whether it is that part's last.
@@ -148,6 +150,8 @@ pub struct Tokenized {
 pub struct PreparedBatch {
     pub position: Position,
     pub rows: RecordBatch,
+    /// Where `rows` are elements of lists: the rows that those are of.
+    pub listed: Option<Listed>,
     /// One for each way in which models want their pixels; none when no column needs images.
     pub pixels: Vec<Pixels>,
     /// What the table has of the images, where they are not encoded anew.
@@ -196,6 +200,15 @@ pub struct Encoded {
     pub text: Embeddings,
     /// Per caption, `context * width` numbers each: a token's state after the other.
     pub text_states: Embeddings,
+    pub logit: Logit,
+}
+
+/// What the model's weights say of its cosines, before a softmax or a sigmoid.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Logit {
+    pub scale: f32,
+    /// 0 where the weights have none.
+    pub bias: f32,
 }
 
 /// Rows with everything that the columns need.
@@ -203,6 +216,8 @@ pub struct Encoded {
 pub struct EncodedBatch {
     pub position: Position,
     pub rows: RecordBatch,
+    /// Where `rows` are elements of lists: the rows that those are of.
+    pub listed: Option<Listed>,
     /// One a model, in the plan's order.
     pub models: Vec<Encoded>,
     pub image_info: Vec<Option<ImageInfo>>,
@@ -214,18 +229,28 @@ pub struct EncodedBatch {
 }
 
 impl EncodedBatch {
-    /// A row's word for the `status` column: the image's failure before the caption's.
+    /// The rows as they were read.
+    pub fn given(&self) -> &RecordBatch {
+        self.listed.as_ref().map_or(&self.rows, |listed| &listed.rows)
+    }
+
+    /// A row's word for the `status` column: the image's failure before the caption's. Of a row with
+    /// lists, that of its first element that failed.
     pub fn status(&self, row: usize) -> RowStatus {
         self.errors(row).next().map_or(RowStatus::Ok, |error| error.status)
     }
 
     /// A row's failures in words, or `None` where all went well.
     pub fn message(&self, row: usize) -> Option<String> {
-        let messages: Vec<_> = self.errors(row).map(|error| error.message.as_str()).collect();
+        let mut messages: Vec<_> = self.errors(row).map(|error| error.message.as_str()).collect();
+        messages.dedup();
         (!messages.is_empty()).then(|| messages.join("; "))
     }
 
+    /// Of each of the row's elements, the image's before the caption's.
     fn errors(&self, row: usize) -> impl Iterator<Item = &RowError> {
-        [&self.image_errors[row], &self.caption_errors[row]].into_iter().flatten()
+        let elements = self.listed.as_ref().map_or(row..row + 1, |listed| listed.of_row(row));
+        elements
+            .flat_map(|at| [&self.image_errors[at], &self.caption_errors[at]].into_iter().flatten())
     }
 }

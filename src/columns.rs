@@ -13,10 +13,11 @@ use arrow::array::{
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::error::ArrowError;
 use half::f16;
 
 use self::row::{Row, of_caption};
-use crate::batch::{Embeddings, EncodedBatch};
+use crate::batch::{Embeddings, EncodedBatch, Logit};
 use crate::score;
 use crate::spec::{ColumnSpec, EmbeddingType};
 
@@ -36,6 +37,8 @@ pub struct Column {
     captions: Vec<usize>,
     /// All of those, by name.
     caption_columns: Vec<String>,
+    /// The input columns of lists that it has a value an element for.
+    lists: Vec<String>,
 }
 
 /// Which work the declared columns ask for.
@@ -79,6 +82,7 @@ impl Needs {
                 ColumnSpec::TextHiddenState => (false, true, false, false),
                 ColumnSpec::Cosine
                 | ColumnSpec::ClipScore
+                | ColumnSpec::SiglipProbability
                 | ColumnSpec::RefClipScore
                 | ColumnSpec::BestCaption
                 | ColumnSpec::BestCaptionColumn
@@ -119,6 +123,7 @@ impl Column {
             reader: 0,
             captions: vec![0],
             caption_columns: Vec::new(),
+            lists: Vec::new(),
         }
     }
 
@@ -133,13 +138,37 @@ impl Column {
         Self { captions, caption_columns: columns.to_vec(), ..self }
     }
 
+    /// The same, with a list a row where there are some: a value for each element of those.
+    pub fn in_lists(mut self, lists: Vec<String>) -> Self {
+        if !lists.is_empty() {
+            let item = Field::new("element", self.field.data_type().clone(), true);
+            let list = DataType::List(Arc::new(item));
+            self.field = Arc::new(Field::new(&self.name, list, true));
+        }
+        Self { lists, ..self }
+    }
+
     /// Whether it tells of what the model at that place in a batch gave.
     pub fn is_by(&self, model: usize) -> bool {
         self.kind.is_of_a_model() && self.model == model
     }
 
     /// The column's values for a batch, one per row.
-    pub fn fill(&self, batch: &EncodedBatch) -> ArrayRef {
+    ///
+    /// # Errors
+    /// What Arrow says where values cannot be put into lists.
+    pub fn fill(&self, batch: &EncodedBatch) -> Result<ArrayRef, ArrowError> {
+        match (&batch.listed, self.kind) {
+            (None, _) | (_, ColumnSpec::Status | ColumnSpec::ErrorMessage) => {
+                Ok(self.values_of(batch))
+            }
+            (Some(listed), _) if self.lists.is_empty() => listed.one(&self.values_of(batch)),
+            (Some(listed), _) => listed.lists(&self.values_of(batch), &self.lists),
+        }
+    }
+
+    /// The same for rows that are elements, one a row of those.
+    fn values_of(&self, batch: &EncodedBatch) -> ArrayRef {
         let n_rows = batch.rows.num_rows();
         let all = self.captions.as_slice();
         let (&subject, references) = all.split_first().unwrap_or((&0, &[]));
@@ -160,6 +189,10 @@ impl Column {
             }
             ColumnSpec::Cosine => floats(&|row| row.cosine(subject)),
             ColumnSpec::ClipScore => floats(&|row| row.cosine(subject).map(score::clip_score)),
+            ColumnSpec::SiglipProbability => floats(&|row| {
+                let Logit { scale, bias } = model.logit;
+                Some(score::siglip_probability(row.cosine(subject)?, scale, bias))
+            }),
             ColumnSpec::RefClipScore => floats(&|row| {
                 let clip_score = row.cosine(subject).map(score::clip_score)?;
                 Some(score::ref_clip_score(clip_score, row.nearest(subject, references)?))
@@ -173,12 +206,14 @@ impl Column {
             }
             ColumnSpec::Status => {
                 let mut words = StringBuilder::new();
-                (0..n_rows).for_each(|row| words.append_value(batch.status(row).as_str()));
+                let rows = 0..batch.given().num_rows();
+                rows.for_each(|row| words.append_value(batch.status(row).as_str()));
                 Arc::new(words.finish())
             }
             ColumnSpec::ErrorMessage => {
                 let mut messages = StringBuilder::new();
-                (0..n_rows).for_each(|row| messages.append_option(batch.message(row)));
+                let rows = 0..batch.given().num_rows();
+                rows.for_each(|row| messages.append_option(batch.message(row)));
                 Arc::new(messages.finish())
             }
             ColumnSpec::ImageWidth => {
@@ -221,6 +256,14 @@ impl Column {
         }
     }
 
+    /// Of a value: of a row's, or of each element's.
+    fn data_type(&self) -> &DataType {
+        match self.field.data_type() {
+            DataType::List(item) => item.data_type(),
+            other => other,
+        }
+    }
+
     /// The text of each row's best caption.
     fn best_caption(&self, batch: &EncodedBatch) -> ArrayRef {
         let texts = self.caption_columns.iter().map(|name| {
@@ -238,7 +281,7 @@ impl Column {
 
     /// The same for `[context, width]` numbers a row.
     fn states(&self, states: &Embeddings, n_rows: usize) -> ArrayRef {
-        let DataType::FixedSizeList(token, context) = self.field.data_type() else {
+        let DataType::FixedSizeList(token, context) = self.data_type() else {
             unreachable!("Column::new gives columns of states a fixed-size list of them");
         };
         let DataType::FixedSizeList(element, width) = token.data_type() else {
@@ -252,7 +295,7 @@ impl Column {
 
     /// Scatters packed embeddings to their rows; rows without one are null.
     fn embedding(&self, embeddings: &Embeddings, n_rows: usize) -> ArrayRef {
-        let DataType::FixedSizeList(element, dim) = self.field.data_type() else {
+        let DataType::FixedSizeList(element, dim) = self.data_type() else {
             unreachable!("Column::new gives embedding columns a fixed-size list");
         };
         let values = self.values(embeddings, n_rows * *dim as usize);
@@ -310,6 +353,7 @@ fn data_type(kind: ColumnSpec, embeddings: EmbeddingType, lengths: Lengths) -> D
         ColumnSpec::TextHiddenState => list(list(element, lengths.text_width), lengths.context),
         ColumnSpec::Cosine
         | ColumnSpec::ClipScore
+        | ColumnSpec::SiglipProbability
         | ColumnSpec::RefClipScore
         | ColumnSpec::CaptionCosine
         | ColumnSpec::BestCosine => DataType::Float32,
@@ -344,11 +388,13 @@ mod tests {
         let error = |status, message: &str| Some(RowError::new(status, message));
         EncodedBatch {
             position: Position { part: 0, offset: 0, last: true },
+            listed: None,
             rows: rows.expect("a batch of no columns"),
             models: vec![Encoded {
                 image: Embeddings { data: vec![1.0, 0.0, 0.0, 1.0], dim: 2, rows: vec![0, 1] },
                 text: Embeddings { data: vec![0.6, 0.8, 1.0, 0.0], dim: 2, rows: vec![0, 2] },
                 text_states: Embeddings::default(),
+                logit: Logit::default(),
             }],
             image_info: vec![None; 4],
             image_content: vec![Default::default(); 4],
@@ -371,7 +417,7 @@ mod tests {
     #[test]
     fn scores_only_rows_with_both_embeddings() {
         let column = Column::new("similarity", ColumnSpec::Cosine, EmbeddingType::F32, LENGTHS);
-        let filled = column.fill(&batch());
+        let filled = column.fill(&batch()).expect("filled");
         let filled: &Float32Array = filled.as_any().downcast_ref().expect("f32");
         assert!((filled.value(0) - 0.6).abs() < 1e-7);
         assert_eq!((filled.len(), filled.null_count()), (4, 3));
@@ -381,7 +427,7 @@ mod tests {
     fn scatters_embeddings_to_their_rows() {
         for kind in [EmbeddingType::F32, EmbeddingType::F16] {
             let column = Column::new("text", ColumnSpec::TextEmbedding, kind, LENGTHS);
-            let filled = column.fill(&batch());
+            let filled = column.fill(&batch()).expect("filled");
             let filled: &FixedSizeListArray = filled.as_any().downcast_ref().expect("a list");
             let valid: Vec<_> = (0..4).map(|row| filled.is_valid(row)).collect();
             assert_eq!(valid, [true, false, true, false]);

@@ -4,7 +4,7 @@
 //! behind its back has a batch in flight from `submit` to `InFlight::finish`. It does not know
 //! which models it runs.
 
-use crate::batch::{Embeddings, Encoded, EncodedBatch, PreparedBatch};
+use crate::batch::{Embeddings, Encoded, EncodedBatch, Logit, PreparedBatch};
 use crate::error::{Error, RowError, RowStatus};
 use crate::model::pending::Pending;
 use crate::model::{DualEncoder, Towers};
@@ -60,9 +60,14 @@ pub fn submit(
     let work = work.collect::<Result<_, Error>>()?;
     let mut encoded = vec![Encoded::default(); inputs.len().max(1)];
     encoded[0].image = batch.stored;
+    for (encoded, model) in encoded.iter_mut().zip(models) {
+        let (scale, bias) = (model.logit_scale(), model.logit_bias().unwrap_or(0.0));
+        encoded.logit = Logit { scale, bias };
+    }
     let encoded = EncodedBatch {
         position: batch.position,
         rows: batch.rows,
+        listed: batch.listed,
         models: encoded,
         image_info: batch.image_info,
         image_content: batch.image_content,

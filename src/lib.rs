@@ -91,7 +91,7 @@
 //! | [`sink`] | `Sink`: part files, published whole, sealed; `StreamSink`: an Arrow stream | `error contain digest files travel` |
 //! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
 //! | [`table`] | anybody's Parquet files read as one table; a table written anew, several row groups at once | `error files manifest regular sink source spec travel vectors` |
-//! | [`analysis`] | what can be said of a scored table, and done with it; products by `tch`, no model | `error contain digest files regular score spec table travel vectors` |
+//! | [`analysis`] | what can be said of a scored table, and done with it; products by `tch`, no model | `error contain digest files regular score sink spec table travel vectors` |
 //! | [`progress`] | counters of a run, and the only code that draws them | `error model` |
 //! | [`report`] | `run_report.json` | `error files analysis model` |
 //! | [`prepare`] | the second stage's work on one batch | `error batch crash digest images text vectors` |

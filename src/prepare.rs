@@ -11,6 +11,7 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use rayon::prelude::*;
 
+use crate::batch::lists::{Listed, UsedLists};
 use crate::batch::{
     CaptionInfo, Embeddings, ImageContent, ImageInfo, Pixels, Position, PreparedBatch, RowBatch,
     Tokenized,
@@ -62,6 +63,8 @@ pub struct StoredStep {
 
 /// The stage's work on one batch. A step that no column needs is absent.
 pub struct Prepare {
+    /// The input columns that are used, where one of them holds lists: each element is a row.
+    pub lists: UsedLists,
     pub image: Option<ImageStep>,
     /// Instead of images: the input column that holds what an earlier run made of them.
     pub stored: Option<StoredStep>,
@@ -76,8 +79,11 @@ impl Prepare {
 
     /// Begins to get the images of a batch that will be applied later.
     pub fn announce(&self, batch: &RowBatch) -> Result<(), Error> {
-        if let Some(step) = &self.image {
-            let column = step.loader.bind(named(&batch.rows, &step.column))?;
+        if let Some(step) = &self.image
+            && step.loader.ahead() > 0
+        {
+            let (rows, _) = elements(batch.rows.clone(), &self.lists)?;
+            let column = step.loader.bind(named(&rows, &step.column))?;
             step.loader.announce(&column);
         }
         Ok(())
@@ -85,24 +91,26 @@ impl Prepare {
 
     /// Decodes, resizes and tokenizes on rayon's current pool.
     pub fn apply(&self, batch: RowBatch) -> Result<PreparedBatch, Error> {
-        let n_rows = batch.rows.num_rows();
+        let (rows, listed) = elements(batch.rows, &self.lists)?;
+        let n_rows = rows.num_rows();
         let mut images = match &self.image {
-            Some(step) => step.apply(&batch)?,
+            Some(step) => step.apply((batch.position, &rows), listed.as_ref())?,
             None => Images::none(n_rows),
         };
         let stored = match &self.stored {
-            Some(step) => step.apply(&batch.rows, &mut images.errors)?,
+            Some(step) => step.apply(&rows, &mut images.errors)?,
             None => Embeddings::default(),
         };
         let n_captions = self.caption.as_ref().map_or(1, |step| step.columns.len()) * n_rows;
         let mut caption_errors = vec![None; n_captions];
         let captions = match &self.caption {
-            Some(step) => step.apply(&batch.rows, &mut caption_errors)?,
+            Some(step) => step.apply(&rows, &mut caption_errors)?,
             None => Vec::new(),
         };
         Ok(PreparedBatch {
             position: batch.position,
-            rows: batch.rows,
+            rows,
+            listed,
             pixels: images.pixels,
             stored,
             captions,
@@ -112,6 +120,19 @@ impl Prepare {
             caption_errors,
         })
     }
+}
+
+/// What goes through the stage as rows, and of which rows those are elements.
+pub fn elements(
+    rows: RecordBatch,
+    lists: &UsedLists,
+) -> Result<(RecordBatch, Option<Listed>), Error> {
+    if lists.lists.is_empty() {
+        return Ok((rows, None));
+    }
+    let (rows, listed) = Listed::explode(rows, lists)
+        .map_err(|source| Error::Arrow { action: "take lists apart", source })?;
+    Ok((rows, Some(listed)))
 }
 
 struct Images {
@@ -133,8 +154,15 @@ impl Images {
 }
 
 impl ImageStep {
-    fn apply(&self, batch: &RowBatch) -> Result<Images, Error> {
-        let rows = &batch.rows;
+    fn apply(
+        &self,
+        (position, rows): (Position, &RecordBatch),
+        listed: Option<&Listed>,
+    ) -> Result<Images, Error> {
+        let id = |row: usize| {
+            let row = listed.map_or(row, |listed| listed.row_of(row));
+            RowId { part: position.part, row: position.offset + row as u64 }
+        };
         let column = self.loader.bind(named(rows, &self.column))?;
         // A row's pixels in every form, one behind the other.
         let slot_bytes = self.preprocess.iter().map(Preprocess::n_bytes).sum();
@@ -146,7 +174,7 @@ impl ImageStep {
             .par_chunks_exact_mut(slot_bytes)
             .enumerate()
             .map(|(row, slot)| {
-                let prepare = || self.prepare(&column, (batch.position, row), slot);
+                let prepare = || self.prepare(&column, (id(row), row), slot);
                 (firsts[row] == row).then(prepare).transpose()
             })
             .collect::<Result<_, Error>>()?;
@@ -208,7 +236,7 @@ impl ImageStep {
     fn prepare(
         &self,
         column: &ArrayRef,
-        (position, row): (Position, usize),
+        (id, row): (RowId, usize),
         slot: &mut [u8],
     ) -> Result<Prepared, Error> {
         let bytes = match self.loader.load(column, row) {
@@ -221,7 +249,6 @@ impl ImageStep {
         if let Some(error) = Killer::among(&self.killers, &bytes) {
             return Ok(Prepared { content, ..Prepared::failed(error) });
         }
-        let id = RowId { part: position.part, row: position.offset + row as u64 };
         let in_flight = self.journal.as_ref().map(|journal| journal.enter(id));
         let restart = || in_flight.iter().for_each(InFlight::restart);
         let (info, outcome) = Preprocess::apply_all(&self.preprocess, &bytes, slot, &restart);
@@ -390,7 +417,7 @@ mod tests {
         };
         let rows = RecordBatch::try_from_iter([("image", column)]).expect("a batch");
         let position = Position { part: 0, offset: 0, last: true };
-        let images = step.apply(&RowBatch { position, rows }).expect("it ends well");
+        let images = step.apply((position, &rows), None).expect("it ends well");
         // Two images, one that is missing, and two rows without a name.
         assert_eq!(loads.load(Ordering::Relaxed), 5);
         let [pixels] = images.pixels.as_slice() else { panic!("one form of pixels") };

@@ -341,7 +341,7 @@ fn write_stage(
             Some(waiting) => match waiting.recv_timeout(TICK) {
                 Ok(batch) => {
                     let failed = meter.time(Stage::Write, || writer.write(&batch))?;
-                    meter.add_rows(batch.rows.num_rows() as u64, failed);
+                    meter.add_rows(batch.given().num_rows() as u64, failed);
                     Ok(())
                 }
                 Err(error) => {

@@ -24,6 +24,15 @@ pub fn clip_score(cosine: f32) -> f32 {
     2.5 * cosine.max(0.0)
 }
 
+/// The probability that image and text belong together, each pair by itself, in [0, 1]:
+/// `sigmoid(logit_scale * cosine + logit_bias)`.
+///
+/// Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
+pub fn siglip_probability(cosine: f32, logit_scale: f32, logit_bias: f32) -> f32 {
+    let logit = f64::from(logit_scale) * f64::from(cosine) + f64::from(logit_bias);
+    (1.0 / (1.0 + (-logit).exp())) as f32
+}
+
 /// RefCLIPScore: the harmonic mean of the candidate's CLIPScore and of the greatest cosine
 /// similarity of the candidate with a reference, 0 where either is not above 0; in [0, 1.43].
 ///
@@ -69,6 +78,14 @@ mod tests {
     fn clip_score_is_zero_below_zero_and_scaled_above() {
         assert_eq!(clip_score(-0.3), 0.0);
         assert_eq!(clip_score(0.5), 1.25);
+    }
+
+    #[test]
+    fn siglip_probability_is_a_half_where_scale_and_bias_meet() {
+        assert_eq!(siglip_probability(0.1, 100.0, -10.0), 0.5);
+        // 1 / (1 + e)
+        assert!((siglip_probability(0.09, 100.0, -10.0) - 0.268_941_4).abs() < 1e-6);
+        assert_eq!(siglip_probability(-1.0, 1e4, 0.0), 0.0);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
+use clipmill::batch::lists::UsedLists;
 use clipmill::batch::{Captions, Embeddings, Pixels, Position, RowBatch};
 use clipmill::columns::{Column, Lengths};
 use clipmill::encode::Inputs;
@@ -170,7 +171,12 @@ fn stages(dir: &Path, load_models: Vec<LoadModels>, read: &Arc<AtomicUsize>) -> 
     let towers = Towers { image: false, text: true, states: false };
     Stages {
         source: Box::new(FakeSource { next: 0, read: read.clone() }),
-        prepare: Prepare { image: None, stored: None, caption: Some(caption) },
+        prepare: Prepare {
+            lists: UsedLists::default(),
+            image: None,
+            stored: None,
+            caption: Some(caption),
+        },
         load_models,
         inputs: vec![Inputs { towers, pixels: 0, captions: 0 }],
         sink: Box::new(ParquetSink::new(dir, options)),

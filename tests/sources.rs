@@ -199,3 +199,102 @@ fn shards_give_the_samples_that_webdataset_gives() {
         assert!(ran.stderr.contains(says), "{set}: {}", ran.stderr);
     }
 }
+
+#[test]
+fn a_folder_is_a_row_an_image_with_the_caption_beside_it() {
+    let dir = scratch();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let images = dir.path().join("images");
+    fs::create_dir(&images).expect("a folder");
+    let made = ["folder".to_owned(), captions_path(), sample().display().to_string(), at("images")];
+    if !oracle("inputs.py", made) {
+        return;
+    }
+    let source =
+        format!("[source.folder]\npath = {images:?}\ncaption = [\"txt\", \"json.caption\"]");
+    let columns = format!("{COLUMNS}\nother = {{ kind = \"cosine\", caption = \"json.caption\" }}");
+    run(dir.path(), "out", (&source, ""), &columns).ok();
+    assert!(oracle("inputs.py", ["check-folder".to_owned(), at("out"), at("images")]));
+
+    // In parts and small batches the same; nothing is done twice, and a file more is another input.
+    let cut =
+        ["run", &at("cut.toml"), "--set", "sink.parquet.rows_per_part=4", "--batch-size", "3"];
+    run(dir.path(), "cut", (&source, ""), &columns).ok();
+    fs::remove_dir_all(at("cut")).expect("it was made");
+    clipmill(cut).ok();
+    assert!(oracle("inputs.py", ["check-folder".to_owned(), at("cut"), at("images")]));
+    assert!(clipmill(cut).ok().stdout.contains("complete already"));
+    fs::write(at("images/more.txt"), "one more").expect("written");
+    let ran = clipmill(cut);
+    assert!(ran.code == 2 && ran.stderr.contains("was made differently"), "{}", ran.stderr);
+    for (set, says) in [
+        ("image.path.root=\"/\"", "brings its images"),
+        ("source.folder.caption=\"text\"", "its samples have"),
+        ("source.folder.path=\"none\"", "does not exist"),
+    ] {
+        let ran = clipmill(["plan", &at("cut.toml"), "--set", set]);
+        assert!(ran.code == 2 && ran.stderr.contains(says), "{set}: {}", ran.stderr);
+    }
+    fs::copy(images.join("003.x.txt"), images.join("003.x.TXT")).expect("copied");
+    let ran = clipmill(["plan", &at("cut.toml")]);
+    assert!(ran.code == 2 && ran.stderr.contains("letters' case"), "{}", ran.stderr);
+}
+
+#[test]
+fn tables_of_img2dataset_have_their_images_in_the_shards_beside_them() {
+    let dir = scratch();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    fs::create_dir(dir.path().join("data")).expect("a folder");
+    let made =
+        ["img2dataset".to_owned(), captions_path(), sample().display().to_string(), at("data")];
+    if !oracle("inputs.py", made) {
+        return;
+    }
+    let source = parquet(&dir.path().join("data"), "key", "\"caption\"");
+    let columns = format!("{COLUMNS}\nclip_status = \"status\"\nclip_error = \"error_message\"");
+    run(dir.path(), "out", (&source, "[image.shard]"), &columns).ok();
+    assert!(oracle("inputs.py", ["check-img2dataset".to_owned(), at("out"), at("data")]));
+    let cut =
+        ["run", &at("cut.toml"), "--set", "sink.parquet.rows_per_part=5", "--batch-size", "2"];
+    run(dir.path(), "cut", (&source, "[image.shard]"), &columns).ok();
+    fs::remove_dir_all(at("cut")).expect("it was made");
+    clipmill(cut).ok();
+    assert!(oracle("inputs.py", ["check-img2dataset".to_owned(), at("cut"), at("data")]));
+    // Another shard under the table is another input, and none is an error.
+    fs::copy(at("data/00000.tar"), at("data/00001.tar")).expect("copied");
+    let ran = clipmill(cut);
+    assert!(ran.code == 2 && ran.stderr.contains("headers sha256"), "{}", ran.stderr);
+    fs::remove_file(at("data/00001.tar")).expect("removed");
+    let ran = clipmill(cut);
+    assert!(ran.code == 2 && ran.stderr.contains("the shard"), "{}", ran.stderr);
+}
+
+#[test]
+fn lists_of_images_and_captions_have_a_score_each() {
+    let dir = scratch();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    if !oracle("inputs.py", ["lists".to_owned(), captions_path(), at("")]) {
+        return;
+    }
+    let columns = "similarity = \"cosine\"\nimage_embedding = \"image_embedding\"\n\
+                   text_embedding = \"text_embedding\"\nimage_width = \"image_width\"\n\
+                   caption_tokens = \"caption_tokens\"";
+    for (name, image, caption) in [
+        ("texts", "image", "texts"),
+        ("images", "images", "text"),
+        ("both", "images", "texts"),
+        ("pair", "image", "pair"),
+    ] {
+        for (table, out) in
+            [("lists", name.to_owned()), (&format!("flat_{name}"), format!("flat_{name}"))]
+        {
+            let table = dir.path().join(format!("{table}.parquet"));
+            let source = parquet(&table, image, &format!("{caption:?}"));
+            run(dir.path(), &format!("out_{out}"), (&source, &root()), columns).ok();
+        }
+    }
+    assert!(oracle("inputs.py", ["check-lists".to_owned(), at("")]));
+    let source = parquet(&dir.path().join("lists.parquet"), "image", "[\"texts\", \"text\"]");
+    let ran = run(dir.path(), "best", (&source, &root()), "best = \"best_cosine\"");
+    assert!(ran.code == 2 && ran.stderr.contains("columns of their own"), "{}", ran.stderr);
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use clipmill::batch::lists::UsedLists;
 use clipmill::batch::{Captions, Embeddings, Pixels, Position, RowBatch};
 use clipmill::encode::Inputs;
 use clipmill::error::Error;
@@ -162,7 +163,7 @@ fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages<PartWriter> {
     let sink = ParquetSink::new(dir, options);
     Stages {
         source: Box::new(FakeSource { next: 0, fault, stop: stop.clone() }),
-        prepare: Prepare { image: None, stored: None, caption: None },
+        prepare: Prepare { lists: UsedLists::default(), image: None, stored: None, caption: None },
         load_models: vec![load_models(fault)],
         inputs: vec![Inputs { towers: Towers::BOTH, pixels: 0, captions: 0 }],
         sink: Box::new(FaultySink { sink, fault, begun: 0 }),

@@ -8,6 +8,7 @@ use super::signals::Signals;
 use super::{pipeline, steps, stream, table};
 use crate::analysis::summary::{Pair, ScoreSummary, SummaryColumns};
 use crate::cli::RunArgs;
+use crate::columns::Column;
 use crate::error::{Error, RowStatus};
 use crate::files::Lock;
 use crate::manifest::{MadeWith, Manifest};
@@ -221,7 +222,9 @@ impl About {
     pub(super) fn of(plan: &Plan) -> Self {
         let dir = plan.output().to_owned();
         let (image, caption) = plan.used_columns();
-        let scores = plan.columns.iter().filter(|column| column.kind.is_score());
+        // Lists of scores rank no rows.
+        let is_one = |column: &&Column| column.field.data_type().is_numeric();
+        let scores = plan.columns.iter().filter(|column| column.kind.is_score()).filter(is_one);
         Self {
             parts: plan.parts.iter().map(|part| dir.join(part.file_name())).collect(),
             scores: scores.map(|column| column.name.clone()).collect(),

@@ -3,10 +3,11 @@
 use arrow::datatypes::{DataType, Field};
 
 use crate::batch::hidden;
+use crate::batch::lists::{UsedLists, element};
 use crate::columns::Needs;
 use crate::error::Error;
 use crate::images::holds_bytes;
-use crate::source::{InputFile, Part, no_column};
+use crate::source::{FOLDER_IMAGE, InputFile, Part, no_column};
 use crate::spec::{ColumnSpec, DeclaredColumn, ImageSpec, PipelineSpec, SourceSpec};
 use crate::travel::holds_text;
 use crate::vectors::is_vector;
@@ -27,12 +28,15 @@ pub fn check_columns(
     let kind = spec.source.kind();
     let image = match (&spec.source, needs.images) {
         (SourceSpec::Webdataset(_), needed) => needed.then(|| hidden::COLUMN.to_owned()),
+        (SourceSpec::Folder(_), needed) => needed.then(|| FOLDER_IMAGE.to_owned()),
         (SourceSpec::Parquet(source), needed) => match &source.image {
             None if needed => return Err(missing_setting(kind, "image")),
             None => None,
             Some(column) => {
                 check_image(first, column, spec.image.as_ref())?;
-                needed.then(|| column.clone())
+                let hidden = matches!(spec.image, Some(ImageSpec::Shard(_)));
+                let column = if hidden { hidden::COLUMN } else { column.as_str() };
+                needed.then(|| column.to_owned())
             }
         },
     };
@@ -120,15 +124,17 @@ fn missing_setting(kind: &str, what: &str) -> Error {
 /// A column that must be there and hold text: strings, or bytes that may be some.
 fn check_caption(file: &InputFile, column: &str) -> Result<(), Error> {
     let found = type_of(file, column)?;
-    if holds_text(found) || is_binary(found) {
+    let each = of_each(found);
+    if holds_text(each) || is_binary(each) {
         return Ok(());
     }
-    Err(wrong_type(file, column, found, "a column of strings is needed"))
+    Err(wrong_type(file, column, found, "a column of strings, or of lists of them, is needed"))
 }
 
 /// A column that must be there and hold what the pipeline's `[image.KIND]` takes.
 fn check_image(file: &InputFile, column: &str, image: Option<&ImageSpec>) -> Result<(), Error> {
-    let found = type_of(file, column)?;
+    let declared = type_of(file, column)?;
+    let found = of_each(declared);
     let wanted = match image {
         Some(ImageSpec::Path(_)) if holds_text(found) => return Ok(()),
         Some(ImageSpec::Path(_)) if holds_bytes(found) => {
@@ -138,7 +144,10 @@ fn check_image(file: &InputFile, column: &str, image: Option<&ImageSpec>) -> Res
         Some(ImageSpec::Url(_)) if holds_bytes(found) => {
             "[image.url] takes strings: for images in the column itself use [image.bytes]"
         }
-        Some(ImageSpec::Path(_) | ImageSpec::Url(_)) => "a column of strings is needed",
+        Some(ImageSpec::Shard(_)) if holds_text(found) => return Ok(()),
+        Some(ImageSpec::Path(_) | ImageSpec::Url(_) | ImageSpec::Shard(_)) => {
+            "a column of strings is needed"
+        }
         Some(ImageSpec::Bytes(_)) if holds_bytes(found) => return Ok(()),
         Some(ImageSpec::Bytes(_)) if holds_text(found) => {
             "[image.bytes] takes the images' own bytes: for strings use [image.path] or [image.url]"
@@ -149,12 +158,33 @@ fn check_image(file: &InputFile, column: &str, image: Option<&ImageSpec>) -> Res
         // Nothing is read from it.
         Some(ImageSpec::Embedding(_)) | None => return Ok(()),
     };
-    Err(wrong_type(file, column, found, wanted))
+    Err(wrong_type(file, column, declared, wanted))
 }
 
 fn type_of<'a>(file: &'a InputFile, column: &str) -> Result<&'a DataType, Error> {
     let field = file.schema.field_with_name(column);
     field.map(Field::data_type).map_err(|_| no_column(file, column))
+}
+
+/// What is looked at: a value, or each of a list.
+fn of_each(data_type: &DataType) -> &DataType {
+    element(data_type).map_or(data_type, |item| item.data_type())
+}
+
+impl UsedColumns {
+    /// Which of them are lists, where some are.
+    pub fn lists(&self, file: &InputFile, stored: Option<&str>) -> UsedLists {
+        let names = || self.image.iter().chain(&self.captions);
+        let is_list = |name: &&String| {
+            type_of(file, name).is_ok_and(|data_type| element(data_type).is_some())
+        };
+        let (lists, mut beside): (Vec<String>, Vec<String>) = (
+            names().filter(is_list).cloned().collect(),
+            names().filter(|n| !is_list(n)).cloned().collect(),
+        );
+        beside.extend(stored.map(str::to_owned));
+        UsedLists { lists, beside }
+    }
 }
 
 fn wrong_type(file: &InputFile, column: &str, found: &DataType, wanted: &str) -> Error {

@@ -29,6 +29,7 @@ use models::{Models, PlannedModel};
 use settings::{check_settings, columns, needs, output_schema, sink};
 
 use crate::batch::hidden;
+use crate::batch::lists::UsedLists;
 use crate::columns::{Column, Needs};
 use crate::error::Error;
 use crate::files;
@@ -38,8 +39,8 @@ use crate::model::device::{self, Placement};
 use crate::prepare::StoredStep;
 use crate::run::LoadModels;
 use crate::source::{InputFile, Part};
-use crate::spec::PipelineSpec;
 use crate::spec::layers::{Layered, Setting};
+use crate::spec::{PipelineSpec, SourceSpec};
 use crate::travel::holds_text;
 
 /// Rows a batch on a CPU. The towers cut a batch into passes that fit its caches, so a larger one
@@ -71,7 +72,8 @@ pub struct Plan {
     loader: Option<Box<dyn ImageLoader>>,
     /// One a device, once it has begun.
     loading: Vec<Loading>,
-    /// The input columns that are used.
+    /// The input columns that are used, where some are lists.
+    lists: UsedLists,
     image_column: Option<String>,
     caption_columns: Vec<String>,
     /// Where the image tower's work is in the input already.
@@ -91,7 +93,10 @@ impl Plan {
         let sink = sink(&spec);
         let (needs, stored) = needs(&spec)?;
         let inputs = match stdin {
-            Some(input) => vec![input],
+            Some(input) => {
+                sources::check_stdin(&spec)?;
+                vec![input]
+            }
             None => sources::open_inputs(&spec)?,
         };
         let used = input::check_columns(&spec, needs, &inputs[0])?;
@@ -104,7 +109,8 @@ impl Plan {
         let mut models = Models::resolve(&spec, needs)?;
         let dim = models.all[0].files.embedding_dim();
         let stored = stored.map(|column| StoredStep { column, dim });
-        let columns = columns(&spec, &models.all, &used.captions)?;
+        let lists = used.lists(&inputs[0], stored.as_ref().map(|stored| stored.column.as_str()));
+        let columns = columns(&spec, &models.all, (&used, &lists))?;
         let schema = output_schema(&inputs, &columns)?;
 
         let on_cuda = models.all[0].placements[0].device.is_cuda();
@@ -131,6 +137,7 @@ impl Plan {
             models,
             loader,
             loading: Vec::new(),
+            lists,
             image_column: used.image,
             caption_columns: used.captions,
             stored,
@@ -170,10 +177,15 @@ impl Plan {
         let field = |column: &str| self.schema.field_with_name(column).ok();
         let is_shown = |column: &&str| field(column).is_some_and(|f| holds_text(f.data_type()));
         let image = match self.image_column.as_deref() {
-            Some(hidden::COLUMN) => Some("__key__"),
+            Some(hidden::COLUMN) => match &self.spec.source {
+                SourceSpec::Parquet(source) => source.image.as_deref(),
+                SourceSpec::Webdataset(_) => Some("__key__"),
+                SourceSpec::Folder(_) => None,
+            },
             other => other.filter(is_shown),
         };
-        (image, self.caption_columns.first().map(String::as_str))
+        let caption = self.caption_columns.first().map(String::as_str);
+        (image, caption.filter(|column| !self.lists.lists.iter().any(|list| list == column)))
     }
 
     /// The devices as a pipeline file writes them.

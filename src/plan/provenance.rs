@@ -15,11 +15,12 @@ use crate::spec::STEPS;
 
 /// Settings that say where or how fast, and change nothing in the output. The input is told by
 /// its files.
-const NOT_MEANING: [&str; 8] = [
+const NOT_MEANING: [&str; 9] = [
     "run.",
     "sink.parquet.path",
     "source.parquet.path",
     "source.webdataset.path",
+    "source.folder.path",
     "image.url.timeout",
     "image.url.retries",
     "image.url.parallel",
@@ -27,8 +28,12 @@ const NOT_MEANING: [&str; 8] = [
 ];
 
 /// Settings that say which parts there are, and change nothing within one.
-const CUT: [&str; 3] =
-    ["source.parquet.limit", "source.webdataset.limit", "sink.parquet.rows_per_part"];
+const CUT: [&str; 4] = [
+    "source.parquet.limit",
+    "source.webdataset.limit",
+    "source.folder.limit",
+    "sink.parquet.rows_per_part",
+];
 
 /// Everything that the output's values depend on, by name.
 ///

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use super::available_threads;
-use super::input::captions_of;
+use super::input::{UsedColumns, captions_of};
 use super::models::{PlannedModel, model_of};
+use crate::batch::lists::UsedLists;
 use crate::columns::{Column, Needs};
 use crate::error::Error;
 use crate::images::{BytesLoader, ImageLoader, PathLoader, UrlLoader};
@@ -46,10 +47,10 @@ pub fn loader(spec: &PipelineSpec) -> Result<Box<dyn ImageLoader>, Error> {
         Some(ImageSpec::Path(path)) => Ok(Box::new(PathLoader::open(path, max_bytes)?)),
         Some(ImageSpec::Url(url)) => Ok(Box::new(UrlLoader::open(url, max_bytes)?)),
         Some(ImageSpec::Bytes(bytes)) => Ok(Box::new(BytesLoader::open(bytes, max_bytes)?)),
-        Some(ImageSpec::Embedding(_)) | None => Err(Error::Setting {
+        Some(ImageSpec::Shard(_) | ImageSpec::Embedding(_)) | None => Err(Error::Setting {
             key: "image".into(),
             problem: "[columns] asks for what needs images: add [image.path] with a root, \
-                      [image.url] or [image.bytes]"
+                      [image.url], [image.bytes] or [image.shard]"
                 .into(),
         }),
     }
@@ -79,8 +80,9 @@ pub fn needs(spec: &PipelineSpec) -> Result<(Needs, Option<String>), Error> {
 pub fn columns(
     spec: &PipelineSpec,
     models: &[PlannedModel],
-    captions: &[String],
+    (used, lists): (&UsedColumns, &UsedLists),
 ) -> Result<Vec<Column>, Error> {
+    let captions = used.captions.as_slice();
     let embeddings = sink(spec).embeddings;
     let always = [("status", ColumnSpec::Status), ("error_message", ColumnSpec::ErrorMessage)];
     let is_declared = |kind| spec.columns.values().any(|column| column.kind == kind);
@@ -93,10 +95,48 @@ pub fn columns(
             let about = captions_of(name, column, captions)?;
             let place = model_of(name, column, &spec.model)?.unwrap_or(0);
             let model = &models[place];
+            if column.kind == ColumnSpec::SiglipProbability
+                && !model.files.architecture().logit_bias
+            {
+                let problem = "siglip_probability needs a bias in the model's weights, as SigLIP's \
+                               have: this one's scores are `cosine`";
+                let key = format!("columns.{name}");
+                return Err(Error::Setting { key, problem: problem.into() });
+            }
             let of_kind = Column::new(name, column.kind, embeddings, model.lengths());
-            Ok(of_kind.by(place, model.inputs.captions).about(about, captions))
+            let own =
+                in_lists((name, column.kind), used.image.as_ref(), &about, (captions, lists))?;
+            Ok(of_kind.in_lists(own).by(place, model.inputs.captions).about(about, captions))
         })
         .collect()
+}
+
+/// The columns of lists that a declared column has a value an element of.
+///
+/// # Errors
+/// `Setting` for a kind that compares captions with one another.
+fn in_lists(
+    (name, kind): (&str, ColumnSpec),
+    image: Option<&String>,
+    about: &[usize],
+    (captions, lists): (&[String], &UsedLists),
+) -> Result<Vec<String>, Error> {
+    let own = Needs::of([kind]);
+    let image = image.filter(|_| own.images);
+    let captions: Vec<_> = about.iter().filter_map(|at| captions.get(*at)).collect();
+    let captions = if own.captions { captions } else { Vec::new() };
+    let is_list = |name: &&String| lists.lists.contains(*name);
+    if captions.len() > 1 || kind.is_of_the_best() {
+        if let Some(list) = captions.iter().copied().find(is_list) {
+            let problem = format!(
+                "{} compares captions with one another, and \"{list}\" has lists of them: write \
+                 them in columns of their own",
+                kind.as_str()
+            );
+            return Err(Error::Setting { key: format!("columns.{name}"), problem });
+        }
+    }
+    Ok(image.into_iter().chain(captions).filter(is_list).cloned().collect())
 }
 
 /// The input's columns, then the declared ones. A column is nullable if it is in any input.

@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use super::settings::loader;
 use super::{Plan, is_stream};
 use crate::error::Error;
-use crate::images::{ImageLoader, PlaceLoader, Shard};
+use crate::images::{ImageLoader, PathLoader, PlaceLoader, Shard};
 use crate::source::{
-    Folders, InputFile, Members, ParquetSource, Part, Source, WebdatasetSource, find_all,
-    find_shards, open_files, open_shards, partition,
+    BesideSource, FolderSource, Folders, InputFile, Members, ParquetSource, Part, Source,
+    WebdatasetSource, find_all, find_beside, find_shards, open_files, open_folder, open_shards,
+    partition,
 };
-use crate::spec::{HiveSpec, PipelineSpec, SourceSpec, WebdatasetSourceSpec};
+use crate::spec::{
+    FolderSourceSpec, HiveSpec, ImagePathSpec, ImageSpec, PipelineSpec, SourceSpec,
+    WebdatasetSourceSpec,
+};
 
 /// The input files of a pipeline, opened.
 pub fn open_inputs(spec: &PipelineSpec) -> Result<Vec<InputFile>, Error> {
@@ -22,10 +26,28 @@ pub fn open_inputs(spec: &PipelineSpec) -> Result<Vec<InputFile>, Error> {
                       name a file"
                 .into(),
         }),
-        SourceSpec::Parquet(source) => open_tables(&source.path.0, source.hive),
-        SourceSpec::Webdataset(source) => {
-            open_shards(&find_shards(&source.path.0)?, &members(source))
+        SourceSpec::Parquet(source) => {
+            let mut inputs = open_tables(&source.path.0, source.hive)?;
+            if let Some(members) = beside(spec) {
+                find_beside(&mut inputs, &members)?;
+            }
+            Ok(inputs)
         }
+        SourceSpec::Webdataset(source) => {
+            open_shards(&find_shards(&source.path.0)?, &of_shards(source))
+        }
+        SourceSpec::Folder(source) => Ok(vec![open_folder(&source.path, &of_folder(source))?]),
+    }
+}
+
+/// Makes sure that a stream can be all of the input.
+pub fn check_stdin(spec: &PipelineSpec) -> Result<(), Error> {
+    match beside(spec) {
+        None => Ok(()),
+        Some(_) => Err(Error::Setting {
+            key: "image.shard".into(),
+            problem: "reads shards beside tables on disk: a stream has none".into(),
+        }),
     }
 }
 
@@ -35,11 +57,15 @@ pub fn is_stdin(spec: &PipelineSpec) -> bool {
         SourceSpec::Parquet(source) => {
             matches!(source.path.0.as_slice(), [path] if is_stream(path))
         }
-        SourceSpec::Webdataset(_) => false,
+        SourceSpec::Webdataset(_) | SourceSpec::Folder(_) => false,
     }
 }
 
-fn members(source: &WebdatasetSourceSpec) -> Members {
+fn of_shards(source: &WebdatasetSourceSpec) -> Members {
+    Members::of(&source.image, &source.caption.clone().unwrap_or_default().0)
+}
+
+fn of_folder(source: &FolderSourceSpec) -> Members {
     Members::of(&source.image, &source.caption.clone().unwrap_or_default().0)
 }
 
@@ -63,17 +89,40 @@ pub fn image_loader(
     spec: &PipelineSpec,
     inputs: &[InputFile],
 ) -> Result<Box<dyn ImageLoader>, Error> {
-    let SourceSpec::Webdataset(source) = &spec.source else { return loader(spec) };
-    if spec.image.is_some() {
-        let problem = "[source.webdataset] brings its images: remove [image]";
-        return Err(Error::Setting { key: "image".into(), problem: problem.into() });
-    }
-    let shard = |input: &InputFile| {
-        let stamp = (input.bytes, input.modified);
-        Shard { path: input.path.clone(), stamp }
+    let (shards, image): (Vec<_>, _) = match (&spec.source, &spec.image) {
+        (SourceSpec::Webdataset(_) | SourceSpec::Folder(_), Some(_)) => {
+            let problem =
+                format!("[source.{}] brings its images: remove [image]", spec.source.kind());
+            return Err(Error::Setting { key: "image".into(), problem });
+        }
+        (SourceSpec::Folder(source), None) => {
+            let root = ImagePathSpec { root: source.path.clone(), allow_absolute: false };
+            return Ok(Box::new(PathLoader::open(&root, spec.preprocess.max_bytes)?));
+        }
+        (SourceSpec::Webdataset(source), None) => {
+            let shard = |input: &InputFile| {
+                let stamp = (input.bytes, input.modified);
+                Shard { path: input.path.clone(), stamp }
+            };
+            (inputs.iter().map(shard).collect(), &source.image)
+        }
+        (SourceSpec::Parquet(_), Some(ImageSpec::Shard(shard))) => {
+            let beside = inputs.iter().filter_map(|input| input.beside.as_ref());
+            let shards =
+                beside.map(|beside| Shard { path: beside.path.clone(), stamp: beside.stamp });
+            (shards.collect(), &shard.image)
+        }
+        _ => return loader(spec),
     };
-    let shards = inputs.iter().map(shard).collect();
-    Ok(Box::new(PlaceLoader::new(shards, &source.image, spec.preprocess.max_bytes)))
+    Ok(Box::new(PlaceLoader::new(shards, image, spec.preprocess.max_bytes)))
+}
+
+/// What of the shards beside tables is read, where images come from those.
+fn beside(spec: &PipelineSpec) -> Option<Members> {
+    match &spec.image {
+        Some(ImageSpec::Shard(shard)) => Some(Members::of(&shard.image, &[])),
+        _ => None,
+    }
 }
 
 impl Plan {
@@ -81,9 +130,21 @@ impl Plan {
     pub(super) fn source(&self, parts: Vec<Part>) -> Box<dyn Source> {
         let inputs = self.inputs.clone();
         match &self.spec.source {
-            SourceSpec::Parquet(_) => Box::new(ParquetSource::new(inputs, parts, self.batch_size)),
+            SourceSpec::Parquet(source) => {
+                let of_parts: Vec<_> = parts.iter().map(|part| (part.index, part.input)).collect();
+                let tables = ParquetSource::new(inputs.clone(), parts, self.batch_size);
+                let Some((members, keys)) = beside(&self.spec).zip(source.image.clone()) else {
+                    return Box::new(tables);
+                };
+                let with = (members, keys);
+                Box::new(BesideSource::new(Box::new(tables), of_parts, inputs, with))
+            }
             SourceSpec::Webdataset(source) => {
-                Box::new(WebdatasetSource::new(inputs, members(source), parts, self.batch_size))
+                Box::new(WebdatasetSource::new(inputs, of_shards(source), parts, self.batch_size))
+            }
+            SourceSpec::Folder(source) => {
+                let folder = inputs[0].clone();
+                Box::new(FolderSource::new(folder, of_folder(source), parts, self.batch_size))
             }
         }
     }

@@ -124,7 +124,7 @@ impl Plan {
             .map(|Reader { tokenizer, padded, .. }| CaptionReader { tokenizer, padded })
             .collect();
         let caption = (!tokenizers.is_empty()).then_some(CaptionStep { columns, tokenizers });
-        let prepare = Prepare { image, stored: self.stored, caption };
+        let prepare = Prepare { lists: self.lists, image, stored: self.stored, caption };
         Ok(Stages { source, prepare, load_models, inputs, writer, threads: self.threads })
     }
 

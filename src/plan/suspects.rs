@@ -7,6 +7,7 @@ use crate::contain::own_program;
 use crate::crash::{Killer, RowId, try_images};
 use crate::error::Error;
 use crate::images::LoadError;
+use crate::prepare::elements;
 
 /// Memory that a trial may take besides what decoding takes in a run.
 const MARGIN: u64 = 256 << 20;
@@ -22,7 +23,7 @@ impl Plan {
     ) -> Result<Vec<Killer>, Error> {
         let mut images = Vec::new();
         for row in rows {
-            images.extend(self.image(*row)?);
+            images.extend(self.images(*row)?);
         }
         images.sort();
         images.dedup();
@@ -59,27 +60,34 @@ impl Plan {
         Ok(killers)
     }
 
-    /// The bytes of a row's image, where the plan has that row and there are bytes.
-    fn image(&self, RowId { part, row }: RowId) -> Result<Option<Vec<u8>>, Error> {
+    /// The bytes of a row's images, where the plan has that row and there are bytes.
+    fn images(&self, RowId { part, row }: RowId) -> Result<Vec<Vec<u8>>, Error> {
         let (Some(column), Some(loader)) = (&self.image_column, &self.loader) else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let Some(part) = self.parts.get(part).filter(|part| row < part.rows) else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let mut source = self.source(vec![*part]);
         while let Some(batch) = source.next_batch()? {
-            let Some(at) = row.checked_sub(batch.position.offset) else { return Ok(None) };
+            let Some(at) = row.checked_sub(batch.position.offset) else { break };
             if at >= batch.rows.num_rows() as u64 {
                 continue;
             }
-            let images = batch.rows.column_by_name(column).expect("`resolve` checked it");
-            return match loader.load(&loader.bind(images)?, at as usize) {
-                Ok(bytes) => Ok(Some(bytes.into_owned())),
-                Err(LoadError::Row(_)) => Ok(None),
-                Err(LoadError::Machine(error)) => Err(error),
-            };
+            let row = batch.rows.slice(at as usize, 1);
+            let (row, _) = elements(row, &self.lists)?;
+            let images = row.column_by_name(column).expect("`resolve` checked it");
+            let images = loader.bind(images)?;
+            let mut found = Vec::new();
+            for at in 0..images.len() {
+                match loader.load(&images, at) {
+                    Ok(bytes) => found.push(bytes.into_owned()),
+                    Err(LoadError::Row(_)) => {}
+                    Err(LoadError::Machine(error)) => return Err(error),
+                }
+            }
+            return Ok(found);
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 }

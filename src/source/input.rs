@@ -18,6 +18,7 @@ use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::SchemaDescPtr;
 
+use super::beside::Beside;
 use super::footer::check_footer;
 use super::hive::Partition;
 use super::watched::WatchedFile;
@@ -50,6 +51,8 @@ pub struct InputFile {
     pub made_by: Vec<KeyValue>,
     /// What the names of its folders say: the last columns of `schema`, which are not in `parquet`.
     pub partitions: Vec<Partition>,
+    /// The shard that has its images, where one has.
+    pub beside: Option<Beside>,
     /// What records call it, where that is not its path.
     pub stands_for: Option<PathBuf>,
 }
@@ -78,6 +81,7 @@ impl InputFile {
             metadata: Vec::new(),
             made_by: Vec::new(),
             partitions: Vec::new(),
+            beside: None,
             stands_for: None,
         })
     }
@@ -104,6 +108,7 @@ impl InputFile {
             made_by: metadata.iter().filter(|pair| is_provenance(pair)).cloned().collect(),
             metadata: metadata.into_iter().filter(is_own).collect(),
             partitions: Vec::new(),
+            beside: None,
             stands_for: None,
         })
     }
@@ -113,7 +118,14 @@ impl InputFile {
     /// What changes when the file does, in words.
     pub fn fingerprint(&self) -> String {
         let Self { rows, bytes, modified, footer, .. } = self;
-        format!("{rows} rows, {bytes} bytes, written {modified} ns, footer sha256 {footer}")
+        let own =
+            format!("{rows} rows, {bytes} bytes, written {modified} ns, footer sha256 {footer}");
+        match &self.beside {
+            None => own,
+            Some(Beside { stamp: (bytes, modified), headers, .. }) => format!(
+                "{own}; its shard {bytes} bytes, written {modified} ns, headers sha256 {headers}"
+            ),
+        }
     }
 
     /// The digest of the weights that made a column of embeddings, where clipmill made it.

@@ -2,12 +2,15 @@
 //!
 //! A source reads tables only; the images that a row names are loaded by `images`.
 
+mod beside;
 mod find;
+mod folder;
 mod footer;
 mod hive;
 mod input;
 mod inputs;
 mod levels;
+mod members;
 mod pages;
 mod parquet;
 mod pieces;
@@ -19,14 +22,17 @@ mod tar;
 mod watched;
 mod webdataset;
 
+pub use beside::{Beside, BesideSource, find_beside};
 pub use find::{find_all, find_shards};
+pub use folder::{FolderSource, IMAGE as FOLDER_IMAGE, open_folder};
 pub use hive::{Folders, Partition, partition};
 pub use input::{InputFile, check_magic, find_files};
 pub use inputs::{nearest, no_column, open_files, open_inputs};
+pub use members::Members;
 pub use parquet::{BATCH_BYTES, ParquetSource};
 pub use rows::{GroupRows, Pages};
 pub use stream::{ArrowStream, StreamSource};
-pub use webdataset::{Members, WebdatasetSource, open_shards};
+pub use webdataset::{WebdatasetSource, open_shards};
 
 use crate::batch::RowBatch;
 use crate::error::Error;

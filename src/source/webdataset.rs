@@ -13,8 +13,10 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 
 use super::input::InputFile;
+use super::members::{Members, extension, texts};
 use super::parquet::BATCH_BYTES;
 use super::samples::{Sample, Samples};
+use super::tar::Member;
 use super::{Part, Source};
 use crate::batch::hidden::{self, Place};
 use crate::batch::{Position, RowBatch};
@@ -23,34 +25,6 @@ use crate::travel::travel_schema;
 
 /// More kinds of members than this are counted no further.
 const MOST_EXTENSIONS: usize = 100;
-
-/// Where a sample's things are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Members {
-    /// The extensions of images; the first that a sample has counts.
-    pub images: Vec<String>,
-    /// The extensions of captions, or `json.FIELD`; each is a column.
-    pub captions: Vec<String>,
-}
-
-impl Members {
-    /// Reads `"jpg;png"`.
-    pub fn of(images: &str, captions: &[String]) -> Self {
-        let images = images.split(';').map(|word| word.trim().to_lowercase());
-        Self {
-            images: images.filter(|word| !word.is_empty()).collect(),
-            captions: captions.to_vec(),
-        }
-    }
-
-    /// What a caption's member is called.
-    fn extension(caption: &str) -> &str {
-        caption
-            .split_once("json.")
-            .filter(|(before, _)| before.is_empty())
-            .map_or(caption, |_| "json")
-    }
-}
 
 /// What a shard holds.
 struct Scanned {
@@ -81,23 +55,8 @@ fn scan(path: &Path) -> Result<Scanned, Error> {
 /// `Tar` for a damaged one, `NoColumn` where no sample has a member that is asked for.
 pub fn open_shards(paths: &[PathBuf], members: &Members) -> Result<Vec<InputFile>, Error> {
     let scanned = paths.par_iter().map(|path| scan(path)).collect::<Result<Vec<_>, _>>()?;
-    let all: BTreeSet<&Vec<u8>> = scanned.iter().flat_map(|shard| &shard.extensions).collect();
-    let has = |wanted: &str| all.iter().any(|own| *own == wanted.as_bytes());
-    let any_rows = scanned.iter().any(|shard| shard.rows > 0);
-    let images = members.images.iter().any(|image| has(image));
-    let wanted = members.captions.iter().find(|caption| !has(Members::extension(caption)));
-    let missing = match (images, wanted) {
-        _ if !any_rows => None,
-        (false, _) => Some(members.images.join(";")),
-        (true, caption) => caption.cloned(),
-    };
-    if let Some(column) = missing {
-        let names: Vec<_> = all.iter().map(|own| String::from_utf8_lossy(own)).collect();
-        let hint = format!(": its samples have {}", names.join(", "));
-        return Err(Error::NoColumn { path: paths[0].clone(), column, hint });
-    }
-    let with_json = has("json") && !members.captions.iter().any(|caption| caption == "json");
-    let schema = schema(members, with_json);
+    let all = scanned.iter().flat_map(|shard| shard.extensions.iter().cloned()).collect();
+    let schema = members.schema(&[("__key__", false), ("__shard__", false)], &all, &paths[0])?;
     let columns = InputFile::of_columns(&paths[0], schema)?;
     let files = paths.iter().zip(scanned).map(|(path, shard)| InputFile {
         path: path.clone(),
@@ -109,15 +68,6 @@ pub fn open_shards(paths: &[PathBuf], members: &Members) -> Result<Vec<InputFile
         ..columns.clone()
     });
     Ok(files.collect())
-}
-
-/// `__key__`, `__shard__`, the captions and, where shards have some and it is no caption, `json`.
-fn schema(members: &Members, with_json: bool) -> SchemaRef {
-    let names =
-        ["__key__", "__shard__"].into_iter().chain(members.captions.iter().map(String::as_str));
-    let names = names.chain(with_json.then_some("json"));
-    let fields = names.enumerate().map(|(at, name)| Field::new(name, DataType::Utf8, at > 1));
-    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// Reads parts of shards, in the order given.
@@ -235,33 +185,17 @@ impl WebdatasetSource {
 
     /// At the most.
     fn text_bytes(&self, sample: &Sample) -> u64 {
-        let members = self.columns().filter_map(|name| sample.member(Members::extension(name)));
+        let members = self.columns().filter_map(|name| sample.member(extension(name)));
         members.map(|member| member.bytes).fold(0, u64::saturating_add)
     }
 
     /// What the sample has for each of them.
     fn texts(&self, open: &OpenShard, sample: &Sample) -> Result<Vec<Option<Vec<u8>>>, Error> {
-        let mut json = None;
-        let mut values = Vec::new();
-        for name in self.columns() {
-            let extension = Members::extension(name);
-            let Some(member) = sample.member(extension) else {
-                values.push(None);
-                continue;
-            };
-            if extension == name {
-                values.push(Some(open.samples.walker.read(member.offset, member.bytes)?));
-                continue;
-            }
-            if json.is_none() {
-                let text = open.samples.walker.read(member.offset, member.bytes)?;
-                json = Some(serde_json::from_slice(&text).unwrap_or(serde_json::Value::Null));
-            }
-            let field = name.strip_prefix("json.").unwrap_or(name);
-            let found = json.as_ref().and_then(|json| json.get(field)?.as_str());
-            values.push(found.map(|text| text.as_bytes().to_vec()));
-        }
-        Ok(values)
+        texts(self.columns(), |extension| {
+            let member = sample.member(extension);
+            let read = |member: &Member| open.samples.walker.read(member.offset, member.bytes);
+            member.map(read).transpose()
+        })
     }
 }
 

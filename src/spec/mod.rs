@@ -35,7 +35,9 @@ pub use label::{LabelSpec, default_labels, label_names};
 pub use models::{ModelSpec, ModelsSpec};
 pub use report::ReportSpec;
 pub use search::{SearchSpec, default_hits};
-pub use source::{HiveSpec, ParquetSourceSpec, Paths, SourceSpec, WebdatasetSourceSpec};
+pub use source::{
+    FolderSourceSpec, HiveSpec, ParquetSourceSpec, Paths, SourceSpec, WebdatasetSourceSpec,
+};
 pub use url::{ImageUrlSpec, UrlScheme};
 pub use values::{DeviceSpec, MaxFailed};
 
@@ -92,6 +94,7 @@ pub enum ImageSpec {
     Path(ImagePathSpec),
     Url(ImageUrlSpec),
     Bytes(ImageBytesSpec),
+    Shard(ImageShardSpec),
     Embedding(StoredEmbeddingSpec),
 }
 
@@ -124,6 +127,21 @@ pub struct ImageBytesSpec {
     /// it, such rows are `image_missing`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<PathBuf>,
+}
+
+/// `[image.shard]`: the image column holds the keys of samples in the tar shard beside each table, as
+/// img2dataset writes both.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageShardSpec {
+    /// The extensions of images, in the order in which they are looked for.
+    pub image: String,
+}
+
+impl Default for ImageShardSpec {
+    fn default() -> Self {
+        Self { image: source::default_images() }
+    }
 }
 
 /// `[preprocess]`: what is not in the model's preprocessor_config.json.
@@ -196,6 +214,8 @@ pub enum ColumnSpec {
     Cosine,
     /// `2.5 * max(cosine, 0)`.
     ClipScore,
+    /// `sigmoid(scale * cosine + bias)`, with the model's own: SigLIP's.
+    SiglipProbability,
     /// The harmonic mean of CLIPScore and of how near the caption is to the nearest reference.
     RefClipScore,
     /// Cosine similarity of the caption and its one reference.
@@ -235,6 +255,7 @@ impl ColumnSpec {
             ColumnSpec::TextHiddenState => "text_hidden_state",
             ColumnSpec::Cosine => "cosine",
             ColumnSpec::ClipScore => "clip_score",
+            ColumnSpec::SiglipProbability => "siglip_probability",
             ColumnSpec::RefClipScore => "ref_clip_score",
             ColumnSpec::CaptionCosine => "caption_cosine",
             ColumnSpec::BestCaption => "best_caption",
@@ -255,7 +276,7 @@ impl ColumnSpec {
     /// Whether the column is a number that ranks image-caption pairs.
     pub const fn is_score(self) -> bool {
         use ColumnSpec::*;
-        matches!(self, Cosine | ClipScore | RefClipScore | BestCosine)
+        matches!(self, Cosine | ClipScore | SiglipProbability | RefClipScore | BestCosine)
     }
 
     /// Whether the column is about a model, which may be named.
@@ -263,11 +284,17 @@ impl ColumnSpec {
         use ColumnSpec::*;
         match self {
             ImageEmbedding | TextEmbedding | TextHiddenState | Cosine | ClipScore
-            | RefClipScore | CaptionCosine | BestCaption | BestCaptionColumn | BestCosine
-            | CaptionTokens | CaptionTruncated => true,
+            | SiglipProbability | RefClipScore | CaptionCosine | BestCaption
+            | BestCaptionColumn | BestCosine | CaptionTokens | CaptionTruncated => true,
             Status | ErrorMessage | ImageWidth | ImageHeight | ImageFormat | ImageSha256
             | ImagePhash => false,
         }
+    }
+
+    /// Whether the column is about the caption that fits best.
+    pub const fn is_of_the_best(self) -> bool {
+        use ColumnSpec::*;
+        matches!(self, BestCaption | BestCaptionColumn | BestCosine)
     }
 
     /// Whether the column is about one caption, which may be named.
@@ -279,6 +306,7 @@ impl ColumnSpec {
                 | TextHiddenState
                 | Cosine
                 | ClipScore
+                | SiglipProbability
                 | RefClipScore
                 | CaptionCosine
                 | CaptionTokens

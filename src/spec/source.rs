@@ -13,6 +13,7 @@ use super::Names;
 pub enum SourceSpec {
     Parquet(ParquetSourceSpec),
     Webdataset(WebdatasetSourceSpec),
+    Folder(FolderSourceSpec),
 }
 
 impl SourceSpec {
@@ -21,6 +22,7 @@ impl SourceSpec {
         match self {
             SourceSpec::Parquet(_) => "parquet",
             SourceSpec::Webdataset(_) => "webdataset",
+            SourceSpec::Folder(_) => "folder",
         }
     }
 
@@ -29,6 +31,7 @@ impl SourceSpec {
         match self {
             SourceSpec::Parquet(source) => source.limit,
             SourceSpec::Webdataset(source) => source.limit,
+            SourceSpec::Folder(source) => source.limit,
         }
     }
 
@@ -37,6 +40,7 @@ impl SourceSpec {
         let captions = match self {
             SourceSpec::Parquet(source) => &source.caption,
             SourceSpec::Webdataset(source) => &source.caption,
+            SourceSpec::Folder(source) => &source.caption,
         };
         captions.clone().unwrap_or_default().0
     }
@@ -60,7 +64,28 @@ pub struct WebdatasetSourceSpec {
     pub limit: Option<u64>,
 }
 
-fn default_images() -> String {
+/// `[source.folder]`: images in a folder and those in it, with captions in files beside them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FolderSourceSpec {
+    /// The folder.
+    pub path: PathBuf,
+    /// The extensions of images.
+    #[serde(default = "default_folder_images")]
+    pub image: String,
+    /// The extension of captions, `json.FIELD` for a field of a JSON file, or several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caption: Option<Names>,
+    /// Read no more than this many rows, from the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+fn default_folder_images() -> String {
+    "jpg;jpeg;png;webp;gif;bmp;tif;tiff".to_owned()
+}
+
+pub(super) fn default_images() -> String {
     "jpg;jpeg;png;webp".to_owned()
 }
 

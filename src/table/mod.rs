@@ -103,7 +103,8 @@ impl Table {
     /// The score columns that the run which made the table says it made and that are there; none,
     /// where it says nothing.
     pub fn made_scores(&self) -> Vec<String> {
-        self.made(ColumnSpec::is_score)
+        let is_one = |name: &String| self.find(name).is_some_and(|f| f.data_type().is_numeric());
+        self.made(ColumnSpec::is_score).into_iter().filter(is_one).collect()
     }
 
     /// The same for the columns of one kind.

@@ -65,7 +65,8 @@ impl OutputRows {
         counts: &mut BTreeMap<String, u64>,
         place: impl Fn(usize) -> (PathBuf, u64),
     ) -> Result<Filled, Error> {
-        let statuses: Vec<_> = (0..batch.rows.num_rows()).map(|row| batch.status(row)).collect();
+        let n_rows = batch.given().num_rows();
+        let statuses: Vec<_> = (0..n_rows).map(|row| batch.status(row)).collect();
         let first = statuses.iter().position(|status| *status != RowStatus::Ok);
         if let (OnRowError::Fail, Some(at)) = (self.on_row_error, first) {
             let (path, row) = place(at);
@@ -87,11 +88,15 @@ impl OutputRows {
     fn columns_of(&self, batch: &EncodedBatch) -> Result<RecordBatch, Error> {
         // What is hidden comes after them.
         let from_input = self.schema.fields().len() - self.columns.len();
-        let mut columns: Vec<ArrayRef> = batch.rows.columns()[..from_input].to_vec();
-        columns.extend(self.columns.iter().map(|column| column.fill(batch)));
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.rows.num_rows()));
-        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
-            .map_err(|source| Error::Arrow { action: "put the output columns together", source })
+        let mut columns: Vec<ArrayRef> = batch.given().columns()[..from_input].to_vec();
+        let filled: Result<Vec<_>, _> =
+            self.columns.iter().map(|column| column.fill(batch)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.given().num_rows()));
+        let rows = filled.and_then(|filled| {
+            columns.extend(filled);
+            RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
+        });
+        rows.map_err(|source| Error::Arrow { action: "put the output columns together", source })
     }
 }
 

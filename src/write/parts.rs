@@ -91,7 +91,7 @@ impl Writer for PartWriter {
             (inputs[part.input].path.clone(), part.start + batch.position.offset + row as u64)
         };
         let Filled { rows, failed } = self.output.rows.fill(batch, &mut open.statuses, place)?;
-        open.rows_in += batch.rows.num_rows() as u64;
+        open.rows_in += batch.given().num_rows() as u64;
         self.sink.write(&rows)?;
         if batch.position.last {
             self.publish()?;

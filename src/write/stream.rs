@@ -49,7 +49,7 @@ impl Writer for StreamWriter {
         let before = self.done.rows;
         let place = |row| (self.input.clone(), before + row as u64);
         let Filled { rows, failed } = self.rows.fill(batch, &mut self.done.statuses, place)?;
-        self.done.rows += batch.rows.num_rows() as u64;
+        self.done.rows += batch.given().num_rows() as u64;
         if !self.joins {
             self.sink.write(&rows)?;
         } else {

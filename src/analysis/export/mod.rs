@@ -72,7 +72,7 @@ fn arrays(table: &Table, spec: &ExportSpec) -> Result<Vec<(String, &'static str)
         ExportLayout::Npy => {
             if !spec.arrays.is_empty() {
                 let problem = "npy has image and text embeddings: name those columns as `image` and \
-                               `text`";
+                               `text`, or take npz";
                 return Err(wrong("arrays", problem.into()));
             }
             let kinds = [
