@@ -154,10 +154,10 @@ def check_folder(out, folder):
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     images = [path for path in files if path.suffix.lower() in extensions]
     stems = {path.with_suffix("") for path in images}
-    alone = [path for path in files if path.suffix == ".txt" and path.with_suffix("") not in stems]
-    assert len(images) == 13 and len(alone) == 1
+    alone = [path for path in files if path.suffix in (".txt", ".json") and path.with_suffix("") not in stems]
+    assert len(images) == 13 and len(alone) == 2
     ours = read(out).to_pylist()
-    found = [row["image_path"] or "alone.txt" for row in ours]
+    found = [row["image_path"] or ("alone.txt" if row["txt"] else "about.json") for row in ours]
     assert sorted(found) == sorted(str(path.relative_to(folder)) for path in images + alone), found
     assert found == sorted(found, key=lambda name: (str(Path(name).with_suffix("")), name)), found
     for row, name in zip(ours, found):
@@ -172,7 +172,7 @@ def check_folder(out, folder):
         assert row["json.caption"] == caption, row
         if row["image_path"]:
             assert row["image_sha256"] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        status = {"alone.txt": "image_path_missing", "003.x.bmp": "image_undecodable"}.get(Path(name).name)
+        status = {"alone.txt": "image_path_missing", "about.json": "image_path_missing", "003.x.bmp": "image_undecodable"}.get(Path(name).name)
         status = status or ("ok" if row["txt"] is not None else "caption_missing")
         assert row["status"] == status, row
 
