@@ -93,6 +93,7 @@
 //! | [`table`] | anybody's Parquet files read as one table; a table written anew, several row groups at once | `error files manifest regular sink source spec travel vectors` |
 //! | [`analysis`] | what can be said of a scored table, and done with it; products by `tch`, no model | `error contain digest files regular score spec table travel vectors` |
 //! | [`progress`] | counters of a run, and the only code that draws them | `error model` |
+//! | [`hub`] | model folders from the Hugging Face hub, in the cache of its Python client | `error digest model progress regular spec` |
 //! | [`report`] | `run_report.json` | `error files analysis model` |
 //! | [`prepare`] | the second stage's work on one batch | `error batch crash digest images text vectors` |
 //! | [`encode`] | the third stage's | `error batch model` |
@@ -126,6 +127,7 @@ pub mod digest;
 pub mod encode;
 pub mod error;
 pub mod files;
+pub mod hub;
 pub mod images;
 pub mod manifest;
 pub mod model;

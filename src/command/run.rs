@@ -10,6 +10,7 @@ use crate::analysis::summary::{Pair, ScoreSummary, SummaryColumns};
 use crate::cli::RunArgs;
 use crate::error::{Error, RowStatus};
 use crate::files::Lock;
+use crate::hub::{Commit, Hub};
 use crate::manifest::{MadeWith, Manifest};
 use crate::model::AtOnce;
 use crate::plan::{Plan, Resume, Wanted};
@@ -24,7 +25,8 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     let max_failed = args
         .max_failed
         .map(|most| Override::flag("--max-failed", "run.max_failed", most.to_string()));
-    let mut plan = Plan::resolve(pipeline::read_layered(&args.pipeline, max_failed)?)?;
+    let mut plan =
+        Plan::resolve(pipeline::read_layered(&args.pipeline, max_failed)?, Hub::new(args.quiet))?;
     let (dir, max_failed) = (plan.output().to_owned(), plan.spec.run.max_failed);
     if args.parts.is_none() {
         steps::rehearse(&plan)?;
@@ -171,6 +173,9 @@ fn announce(args: &RunArgs, plan: &Plan, resume: &Resume) {
         (None, 0) => String::new(),
         (None, n) => format!(", going on after {} complete", table::counted(n as u64, "part")),
     };
+    for hub in plan.from_hub().filter(|hub| hub.spec.pinned().is_none()) {
+        progress::say(&pinned(hub));
+    }
     progress::say(&format!(
         "{} in {}{what}; {}, batches of {}, {}",
         table::counted(plan.rows(), "row"),
@@ -179,6 +184,16 @@ fn announce(args: &RunArgs, plan: &Plan, resume: &Resume) {
         plan.batch_size,
         table::counted(plan.threads as u64, "CPU thread")
     ));
+}
+
+/// Which commit a model was taken at that may be another tomorrow.
+pub(super) fn pinned(hub: &Commit) -> String {
+    let (spec, commit) = (&hub.spec, &hub.commit);
+    format!(
+        "{} is at commit {commit} now ({}): `revision = \"{commit}\"` pins it",
+        spec.repo(),
+        spec.revision()
+    )
 }
 
 /// What the report says of the plan, kept while the plan becomes the run.

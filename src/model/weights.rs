@@ -20,7 +20,8 @@ use crate::digest;
 use crate::error::Error;
 use crate::regular;
 
-const PICKLED: [&str; 4] = [
+/// Names of weights that can run code when they are read.
+pub const PICKLED: [&str; 4] = [
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     "model.pt",
@@ -309,6 +310,17 @@ fn all_finite(tensor: &Tensor) -> Result<bool, tch::TchError> {
         return Ok(true);
     }
     Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
+}
+
+/// The shards that an index lists, each once.
+///
+/// # Errors
+/// `ModelFile` for what is no index, or names that are no plain ones of files.
+pub fn shard_names(index: &Path) -> Result<Vec<String>, Error> {
+    let mut names: Vec<_> = read_index(index)?.into_values().collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
 }
 
 /// Tensor name -> shard name. A name that is a path would let an index reach outside its folder.

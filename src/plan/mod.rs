@@ -31,6 +31,7 @@ use crate::columns::{Column, Needs};
 use crate::crash::{Journal, RowId};
 use crate::error::{self, Error};
 use crate::files;
+use crate::hub::{Commit, Hub};
 use crate::images::ImageLoader;
 use crate::manifest::{MadeWith, Manifest};
 use crate::model::device::{self, Placement};
@@ -80,8 +81,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Resolves a pipeline. Reads footers and the model's small files, not its weights.
-    pub fn resolve(layered: Layered) -> Result<Self, Error> {
+    /// Resolves a pipeline. Reads footers and the model's small files, not its weights; but a model
+    /// on the hub is fetched first, whole, where the cache does not have it.
+    pub fn resolve(layered: Layered, hub: Hub) -> Result<Self, Error> {
         let Layered { spec, settings } = layered;
         check_settings(&spec)?;
         let sink = sink(&spec);
@@ -92,7 +94,7 @@ impl Plan {
         files::check_writable(&sink.path)?;
 
         let loader = needs.images.then(|| sources::image_loader(&spec, &inputs)).transpose()?;
-        let mut models = Models::resolve(&spec, needs)?;
+        let mut models = Models::resolve(&spec, needs, hub)?;
         let dim = models.all[0].files.embedding_dim();
         let stored = stored.map(|column| StoredStep { column, dim });
         let columns = columns(&spec, &models.all, &used.captions)?;
@@ -184,6 +186,11 @@ impl Plan {
     /// The devices and the precision, in words.
     pub fn runs_on(&self) -> String {
         format!("{} in {}", self.device_names(), self.precision())
+    }
+
+    /// The models that come from the hub, at which commits.
+    pub fn from_hub(&self) -> impl Iterator<Item = &Commit> {
+        self.models.all.iter().filter_map(|model| model.hub.as_ref())
     }
 
     /// Everything that the output's values depend on. Reads the weights once to digest them.

@@ -41,7 +41,7 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
         if STEPS.contains(&section) {
             continue;
         }
-        if !NOT_MEANING.iter().any(|prefix| setting.key.starts_with(prefix)) {
+        if has_meaning(&setting.key) {
             made_with.insert(setting.key.clone(), setting.value.clone());
         }
     }
@@ -58,9 +58,19 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
     Ok(made_with)
 }
 
+/// Whether another value of a setting is another output. Of a revision, the commit that it is
+/// tells: to pin the one that was taken changes nothing.
+fn has_meaning(key: &str) -> bool {
+    let is_revision = key.starts_with("model.") && key.ends_with(".revision");
+    !is_revision && !NOT_MEANING.iter().any(|prefix| key.starts_with(prefix))
+}
+
 /// What the values that a model makes depend on. Reads its weights once, where it runs.
 fn made_by(plan: &Plan, model: &PlannedModel) -> Result<Vec<(&'static str, String)>, Error> {
     let mut made_by = vec![("precision", model.precision().to_owned())];
+    if let Some(hub) = &model.hub {
+        made_by.push(("commit (`revision` can pin it)", hub.commit.clone()));
+    }
     if model.inputs.towers.any() {
         let weights = model.files.weights_sha256()?;
         if plan.stored.is_some() {
@@ -99,7 +109,7 @@ fn check_stored(plan: &Plan, weights: &str) -> Result<(), Error> {
             "{} was made by other weights (sha256 {other}) than those of {}: its embeddings do \
              not compare with this model's captions",
             input.path.display(),
-            plan.spec.model.all()[0].dir().display()
+            plan.models.all[0].spec.dir().display()
         );
         return Err(Error::Setting { key: "image.embedding".into(), problem });
     }
@@ -138,12 +148,20 @@ pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
         manifest.made_with.get(&of_model(plan, model, what)).cloned()
     };
     let described = |model: &PlannedModel| {
-        json!({
+        let mut said = json!({
             "family": model.spec.family.as_str(),
-            "dir": model.spec.dir,
             "weights_sha256": made_with(model, "weights sha256"),
             "embedding_dim": model.files.embedding_dim(),
-        })
+        });
+        match &model.hub {
+            // Where the cache is differs from one machine to the other.
+            Some(hub) => {
+                said["hub"] = json!(hub.spec.repo());
+                said["commit"] = json!(hub.commit);
+            }
+            None => said["dir"] = json!(model.spec.dir),
+        }
+        said
     };
     let mut pairs = Vec::new();
     let mut add = |key: &str, value: Option<String>| {

@@ -8,6 +8,7 @@ mod declared;
 mod dedup;
 mod family;
 pub mod filter;
+mod hub;
 mod label;
 pub mod layers;
 mod models;
@@ -29,8 +30,9 @@ pub use cluster::{
 pub use declared::{DeclaredColumn, Names};
 pub use dedup::{DedupSpec, default_distance, default_threshold};
 pub use family::{Family, PrecisionSpec};
+pub use hub::{HubSpec, ModelPlace, is_commit};
 pub use label::{LabelSpec, default_labels, label_names};
-pub use models::{ModelSpec, ModelsSpec};
+pub use models::{DeclaredModel, ModelSpec, ModelsSpec};
 pub use report::ReportSpec;
 pub use search::{SearchSpec, default_hits};
 pub use source::{HiveSpec, ParquetSourceSpec, Paths, SourceSpec, WebdatasetSourceSpec};
