@@ -85,9 +85,9 @@
 //! | [`source`] | `Source`: rows in, part by part | `error batch contain digest travel` |
 //! | [`images`] | `ImageLoader` (paths, bytes, places in shards; URLs, by `net`), decoding within limits, Pillow's resampling, `Preprocess` | `error spec batch contain regular travel` |
 //! | [`text`] | `Tokenizer`: captions to ids | `error spec batch regular` |
-//! | [`model`] | `DualEncoder`; weights, device; families' folders, the towers of all | `error spec batch digest regular` |
+//! | [`model`] | `DualEncoder`; weights, device; families' folders, the towers of all; heads | `error spec batch digest regular` |
 //! | [`score`] | formulas | |
-//! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch score` |
+//! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch model score` |
 //! | [`sink`] | `Sink`: part files, published whole, sealed | `error contain digest files travel` |
 //! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
 //! | [`table`] | anybody's Parquet files read as one table; a table written anew, several row groups at once | `error files manifest regular sink source spec travel vectors` |
@@ -111,6 +111,7 @@
 //! | an image source | `images/load.rs`, `images/load/` + a [`spec::ImageSpec`] variant | a row in `bad_rows_are_kept_with_their_status` of `tests/failures.rs` |
 //! | a model family | `model/family/`, `images/preprocess/`, `text/` + a [`spec::Family`] | an oracle test like `tests/siglip.rs` |
 //! | a score column | `score.rs` + a [`spec::ColumnSpec`] variant | a hand-computed unit test, a README row |
+//! | an activation of heads | `model/head.rs` + a [`spec::HeadActivation`] variant | a head in `tests/oracle/heads.py` |
 //! | a pipeline | copy a TOML in `pipelines/` | `tests/pipelines.rs` walks the folder |
 //!
 //! Closed enums and exhaustive `match`: add a variant and the compiler lists the rest.

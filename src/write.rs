@@ -148,7 +148,9 @@ impl Output {
         // What is hidden comes after them.
         let from_input = self.schema.fields().len() - self.columns.len();
         let mut columns: Vec<ArrayRef> = batch.rows.columns()[..from_input].to_vec();
-        columns.extend(self.columns.iter().map(|column| column.fill(batch)));
+        for column in &self.columns {
+            columns.push(column.fill(batch)?);
+        }
         let options = RecordBatchOptions::new().with_row_count(Some(batch.rows.num_rows()));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
             .map_err(|source| Error::Arrow { action: "put the output columns together", source })

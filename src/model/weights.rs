@@ -92,6 +92,29 @@ impl Weights {
         })
     }
 
+    /// Opens one file of weights and reads its header. `config` says what the weights hold.
+    ///
+    /// # Errors
+    /// `NotFound`; `ModelFile` for a damaged header.
+    pub fn of_file(path: &Path, config: &'static str) -> Result<Self, Error> {
+        if !path.exists() {
+            let (what, hint) = ("weights file", String::new());
+            return Err(Error::NotFound { what, path: path.to_owned(), hint });
+        }
+        Self::collect(vec![WeightsFile::open(path.to_owned(), config)?], config)
+    }
+
+    /// All tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The sides of a tensor, if there is one of that name.
+    pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        let (_, info) = self.find(name).ok()?;
+        Some(info.shape.iter().map(|&side| side as i64).collect())
+    }
+
     fn sharded(dir: &Path, index: &str, config: &'static str) -> Result<Self, Error> {
         let listed = read_index(&dir.join(index))?;
         let mut names: Vec<&String> = listed.values().collect();

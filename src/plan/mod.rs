@@ -24,7 +24,7 @@ pub use resume::{Resume, Wanted};
 
 use loading::Loading;
 use models::{Models, PlannedModel, Reader};
-use settings::{check_settings, columns, needs, output_schema, sink};
+use settings::{Heads, check_settings, columns, heads, needs, output_schema, sink};
 
 use crate::batch::hidden;
 use crate::columns::{Column, Needs};
@@ -70,6 +70,8 @@ pub struct Plan {
     pub threads: usize,
     pub memory: Memory,
     pub models: Models,
+    /// Those that columns name.
+    heads: Heads,
     loader: Option<Box<dyn ImageLoader>>,
     /// One a device, once it has begun.
     loading: Vec<Loading>,
@@ -86,6 +88,7 @@ impl Plan {
     pub fn resolve(layered: Layered, hub: Hub) -> Result<Self, Error> {
         let Layered { spec, settings } = layered;
         check_settings(&spec)?;
+        let heads = heads(&spec)?;
         let sink = sink(&spec);
         let (needs, stored) = needs(&spec)?;
         let inputs = sources::open_inputs(&spec)?;
@@ -97,7 +100,7 @@ impl Plan {
         let mut models = Models::resolve(&spec, needs, hub)?;
         let dim = models.all[0].files.embedding_dim();
         let stored = stored.map(|column| StoredStep { column, dim });
-        let columns = columns(&spec, &models.all, &used.captions)?;
+        let columns = columns(&spec, &models.all, &used.captions, &heads)?;
         let schema = output_schema(&inputs, &columns)?;
 
         let on_cuda = models.all[0].placements[0].device.is_cuda();
@@ -122,6 +125,7 @@ impl Plan {
             threads,
             memory,
             models,
+            heads,
             loader,
             loading: Vec::new(),
             image_column: used.image,

@@ -55,7 +55,15 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
             made_with.insert(of_model(plan, model, what), value);
         }
     }
+    for (name, head) in &plan.heads {
+        made_with.insert(of_head(name), head.sha256()?);
+    }
     Ok(made_with)
+}
+
+/// The name of what tells a head from others.
+fn of_head(name: &str) -> String {
+    format!("head {name} sha256")
 }
 
 /// Whether another value of a setting is another output. Of a revision, the commit that it is
@@ -71,7 +79,8 @@ fn made_by(plan: &Plan, model: &PlannedModel) -> Result<Vec<(&'static str, Strin
     if let Some(hub) = &model.hub {
         made_by.push(("commit (`revision` can pin it)", hub.commit.clone()));
     }
-    if model.inputs.towers.any() {
+    // What is stored is told by the weights that made it, whether or not they run.
+    if model.inputs.towers.any() || plan.stored.is_some() {
         let weights = model.files.weights_sha256()?;
         if plan.stored.is_some() {
             check_stored(plan, &weights)?;
@@ -193,6 +202,11 @@ pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
             add("device", Some(plan.runs_on()));
         }
     }
+    let heads = plan.heads.iter().map(|(name, head)| {
+        let sha256 = manifest.made_with.get(&of_head(name));
+        (name.clone(), json!({ "file": head.path(), "sha256": sha256 }))
+    });
+    add("heads", (!plan.heads.is_empty()).then(|| Value::from_iter(heads).to_string()));
     pairs
 }
 

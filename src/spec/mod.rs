@@ -8,6 +8,7 @@ mod declared;
 mod dedup;
 mod family;
 pub mod filter;
+mod head;
 mod hub;
 mod label;
 pub mod layers;
@@ -30,6 +31,7 @@ pub use cluster::{
 pub use declared::{DeclaredColumn, Names};
 pub use dedup::{DedupSpec, default_distance, default_threshold};
 pub use family::{Family, PrecisionSpec};
+pub use head::{HeadActivation, HeadOutput, HeadSpec};
 pub use hub::{HubSpec, ModelPlace, is_commit};
 pub use label::{LabelSpec, default_labels, label_names};
 pub use models::{DeclaredModel, ModelSpec, ModelsSpec};
@@ -54,6 +56,9 @@ pub struct PipelineSpec {
     #[serde(default)]
     pub caption: CaptionSpec,
     pub model: ModelsSpec,
+    /// Networks over embeddings, by the names that columns give them.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub head: IndexMap<String, HeadSpec>,
     /// Output column name -> how it is filled, in output order.
     pub columns: IndexMap<String, DeclaredColumn>,
     pub sink: SinkSpec,
@@ -189,6 +194,10 @@ pub enum ColumnSpec {
     TextEmbedding,
     /// The text tower's output for every token, the context long, as image generators take it.
     TextHiddenState,
+    /// What a head gives of the image's embedding.
+    ImageHead,
+    /// What a head gives of the caption's.
+    TextHead,
     /// Cosine similarity of the two.
     Cosine,
     /// `2.5 * max(cosine, 0)`.
@@ -230,6 +239,8 @@ impl ColumnSpec {
             ColumnSpec::ImageEmbedding => "image_embedding",
             ColumnSpec::TextEmbedding => "text_embedding",
             ColumnSpec::TextHiddenState => "text_hidden_state",
+            ColumnSpec::ImageHead => "image_head",
+            ColumnSpec::TextHead => "text_head",
             ColumnSpec::Cosine => "cosine",
             ColumnSpec::ClipScore => "clip_score",
             ColumnSpec::RefClipScore => "ref_clip_score",
@@ -259,12 +270,17 @@ impl ColumnSpec {
     pub const fn is_of_a_model(self) -> bool {
         use ColumnSpec::*;
         match self {
-            ImageEmbedding | TextEmbedding | TextHiddenState | Cosine | ClipScore
-            | RefClipScore | CaptionCosine | BestCaption | BestCaptionColumn | BestCosine
-            | CaptionTokens | CaptionTruncated => true,
+            ImageEmbedding | TextEmbedding | TextHiddenState | ImageHead | TextHead | Cosine
+            | ClipScore | RefClipScore | CaptionCosine | BestCaption | BestCaptionColumn
+            | BestCosine | CaptionTokens | CaptionTruncated => true,
             Status | ErrorMessage | ImageWidth | ImageHeight | ImageFormat | ImageSha256
             | ImagePhash => false,
         }
+    }
+
+    /// Whether the column is what a head gives, which is named.
+    pub const fn is_of_a_head(self) -> bool {
+        matches!(self, ColumnSpec::ImageHead | ColumnSpec::TextHead)
     }
 
     /// Whether the column is about one caption, which may be named.
@@ -274,6 +290,7 @@ impl ColumnSpec {
             self,
             TextEmbedding
                 | TextHiddenState
+                | TextHead
                 | Cosine
                 | ClipScore
                 | RefClipScore
