@@ -5,7 +5,7 @@ mod rows;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
@@ -16,7 +16,7 @@ use rows::{DEDUP_EXAMPLE, FILTER_EXAMPLE, REPORT_EXAMPLE};
 pub use rows::{DedupArgs, FilterArgs, ReportArgs};
 
 use crate::plan::MOST_PARTS;
-use crate::spec::{DeviceSpec, ExportLayout, Family, MaxFailed};
+use crate::spec::{DeviceSpec, ExportLayout, Family, MaxFailed, ModelPlace};
 
 /// Score image-text datasets with CLIP: Parquet in, the same rows with embeddings and
 /// similarity out.
@@ -53,7 +53,8 @@ pub enum Command {
     #[command(after_help = FINALIZE_EXAMPLE)]
     Finalize(FinalizeArgs),
     /// Check a pipeline against its input, its model and its output folder, without running it; what
-    /// is done with the scores later, on a table without rows.
+    /// is done with the scores later, on a table without rows. A model on the hub is downloaded
+    /// first, as it is for `plan` and `run`.
     #[command(after_help = CHECK_EXAMPLE)]
     Check(PipelineArgs),
     /// Show what a run would do: settings and their origin, columns, parts, memory.
@@ -150,7 +151,8 @@ const MODELS_EXAMPLE: &str = "\
 Examples:
   clipmill models
   clipmill models sample_data/model
-  clipmill models sample_data/model --json";
+  clipmill models sample_data/model --json
+  clipmill models hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K";
 
 const DOCTOR_EXAMPLE: &str = "\
 Example:
@@ -304,17 +306,19 @@ pub struct ScoreArgs {
 }
 
 impl ScoreArgs {
-    /// The model's folder. The sample's knows emoji and nothing else.
-    pub fn model_dir(&self) -> &Path {
-        self.model.model.as_deref().unwrap_or(Path::new("sample_data/model"))
+    /// Where the model is. The sample's knows emoji and nothing else.
+    pub fn model_place(&self) -> ModelPlace {
+        let sample = || ModelPlace::Dir("sample_data/model".into());
+        self.model.model.clone().unwrap_or_else(sample)
     }
 }
 
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
-    /// A model's folder, of any family.
-    #[arg(value_name = "DIR")]
-    pub dir: Option<PathBuf>,
+    /// A model's folder, of any family; or hub:ORG/NAME[@REVISION], a model on the Hugging Face
+    /// hub, which is downloaded into its cache.
+    #[arg(value_name = "MODEL")]
+    pub model: Option<ModelPlace>,
     /// As JSON: a list of families, or an object about the folder.
     #[arg(long)]
     pub json: bool,

@@ -13,11 +13,12 @@ use arrow::array::{
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef};
-use arrow::error::ArrowError;
 use half::f16;
 
 use self::row::{Row, of_caption};
 use crate::batch::{Embeddings, EncodedBatch, Logit};
+use crate::error::Error;
+use crate::model::head::Head;
 use crate::score;
 use crate::spec::{ColumnSpec, EmbeddingType};
 
@@ -28,6 +29,9 @@ pub struct Column {
     pub kind: ColumnSpec,
     pub field: FieldRef,
     embeddings: EmbeddingType,
+    /// What gives it, where a head does, and which of its numbers it is; all, or the only one,
+    /// where none is said.
+    head: Option<(Arc<Head>, Option<usize>)>,
     /// The model that it is about: its place among the batch's.
     model: usize,
     /// Its way to read text, among the batch's.
@@ -77,8 +81,10 @@ impl Needs {
         let mut needs = Needs::default();
         for column in columns {
             let (images, captions, image_tower, text_tower) = match column {
-                ColumnSpec::ImageEmbedding => (true, false, true, false),
-                ColumnSpec::TextEmbedding | ColumnSpec::CaptionCosine => (false, true, false, true),
+                ColumnSpec::ImageEmbedding | ColumnSpec::ImageHead => (true, false, true, false),
+                ColumnSpec::TextEmbedding | ColumnSpec::TextHead | ColumnSpec::CaptionCosine => {
+                    (false, true, false, true)
+                }
                 ColumnSpec::TextHiddenState => (false, true, false, false),
                 ColumnSpec::Cosine
                 | ColumnSpec::ClipScore
@@ -119,6 +125,7 @@ impl Column {
             kind,
             field,
             embeddings,
+            head: None,
             model: 0,
             reader: 0,
             captions: vec![0],
@@ -148,6 +155,17 @@ impl Column {
         Self { lists, ..self }
     }
 
+    /// The same, given by a head: one of its numbers or, where it has several and none is said, a
+    /// list of all.
+    pub fn given_by(self, head: Arc<Head>, index: Option<usize>) -> Self {
+        let data_type = match (head.n_outputs(), index) {
+            (1, _) | (_, Some(_)) => DataType::Float32,
+            (n, None) => list_of(DataType::Float32, n),
+        };
+        let field = self.field.as_ref().clone().with_data_type(data_type);
+        Self { field: Arc::new(field), head: Some((head, index)), ..self }
+    }
+
     /// Whether it tells of what the model at that place in a batch gave.
     pub fn is_by(&self, model: usize) -> bool {
         self.kind.is_of_a_model() && self.model == model
@@ -156,19 +174,20 @@ impl Column {
     /// The column's values for a batch, one per row.
     ///
     /// # Errors
-    /// What Arrow says where values cannot be put into lists.
-    pub fn fill(&self, batch: &EncodedBatch) -> Result<ArrayRef, ArrowError> {
-        match (&batch.listed, self.kind) {
-            (None, _) | (_, ColumnSpec::Status | ColumnSpec::ErrorMessage) => {
-                Ok(self.values_of(batch))
-            }
-            (Some(listed), _) if self.lists.is_empty() => listed.one(&self.values_of(batch)),
-            (Some(listed), _) => listed.lists(&self.values_of(batch), &self.lists),
-        }
+    /// `Torch` where LibTorch refuses what a head needs; `Arrow` where values cannot be put into
+    /// lists.
+    pub fn fill(&self, batch: &EncodedBatch) -> Result<ArrayRef, Error> {
+        let values = self.values_of(batch)?;
+        let put = match (&batch.listed, self.kind) {
+            (None, _) | (_, ColumnSpec::Status | ColumnSpec::ErrorMessage) => return Ok(values),
+            (Some(listed), _) if self.lists.is_empty() => listed.one(&values),
+            (Some(listed), _) => listed.lists(&values, &self.lists),
+        };
+        put.map_err(|source| Error::Arrow { action: "put values into lists", source })
     }
 
     /// The same for rows that are elements, one a row of those.
-    fn values_of(&self, batch: &EncodedBatch) -> ArrayRef {
+    fn values_of(&self, batch: &EncodedBatch) -> Result<ArrayRef, Error> {
         let n_rows = batch.rows.num_rows();
         let all = self.captions.as_slice();
         let (&subject, references) = all.split_first().unwrap_or((&0, &[]));
@@ -177,7 +196,12 @@ impl Column {
             Arc::new(Float32Array::from_iter(Row::all(batch, self.model).map(of_row)))
         };
         let caption_info = || &batch.caption_info[self.reader][subject * n_rows..][..n_rows];
-        match self.kind {
+        Ok(match self.kind {
+            ColumnSpec::ImageHead => self.scores(&model.image, n_rows)?,
+            ColumnSpec::TextHead => {
+                let own = of_caption(&model.text, subject, n_rows);
+                self.scores(&own, n_rows)?
+            }
             ColumnSpec::ImageEmbedding => self.embedding(&model.image, n_rows),
             ColumnSpec::TextEmbedding => {
                 let own = of_caption(&model.text, subject, n_rows);
@@ -253,7 +277,27 @@ impl Column {
                 }
                 Arc::new(flags.finish())
             }
-        }
+        })
+    }
+
+    /// What the head gives of packed embeddings, at their rows; rows without one are null.
+    fn scores(&self, embeddings: &Embeddings, n_rows: usize) -> Result<ArrayRef, Error> {
+        let (head, index) = self.head.as_ref().expect("the plan gives columns of heads theirs");
+        let dim = head.n_outputs();
+        let data = head.apply(embeddings)?;
+        let scored = Embeddings { data, dim, rows: embeddings.rows.clone() };
+        let nulls = Some(NullBuffer::from(valid(&scored, n_rows)));
+        let all = scattered(&scored, n_rows * dim, |value| value);
+        Ok(match self.data_type() {
+            DataType::FixedSizeList(element, length) => {
+                let values = Arc::new(Float32Array::from(all));
+                Arc::new(FixedSizeListArray::new(element.clone(), *length, values, nulls))
+            }
+            _ => {
+                let one = all.into_iter().skip(index.unwrap_or(0)).step_by(dim).collect();
+                Arc::new(Float32Array::new(one, nulls))
+            }
+        })
     }
 
     /// Of a value: of a row's, or of each element's.
@@ -340,18 +384,20 @@ fn scattered<T: Copy + Default>(embeddings: &Embeddings, n: usize, to: fn(f32) -
 }
 
 fn data_type(kind: ColumnSpec, embeddings: EmbeddingType, lengths: Lengths) -> DataType {
-    let list = |of: DataType, length: usize| {
-        let length = i32::try_from(length).expect("the model's config was checked");
-        DataType::FixedSizeList(Arc::new(Field::new("element", of, true)), length)
-    };
     let element = match embeddings {
         EmbeddingType::F16 => DataType::Float16,
         EmbeddingType::F32 => DataType::Float32,
     };
     match kind {
-        ColumnSpec::ImageEmbedding | ColumnSpec::TextEmbedding => list(element, lengths.embedding),
-        ColumnSpec::TextHiddenState => list(list(element, lengths.text_width), lengths.context),
+        ColumnSpec::ImageEmbedding | ColumnSpec::TextEmbedding => {
+            list_of(element, lengths.embedding)
+        }
+        ColumnSpec::TextHiddenState => {
+            list_of(list_of(element, lengths.text_width), lengths.context)
+        }
         ColumnSpec::Cosine
+        | ColumnSpec::ImageHead
+        | ColumnSpec::TextHead
         | ColumnSpec::ClipScore
         | ColumnSpec::SiglipProbability
         | ColumnSpec::RefClipScore
@@ -369,6 +415,11 @@ fn data_type(kind: ColumnSpec, embeddings: EmbeddingType, lengths: Lengths) -> D
         }
         ColumnSpec::CaptionTruncated => DataType::Boolean,
     }
+}
+
+fn list_of(of: DataType, length: usize) -> DataType {
+    let length = i32::try_from(length).expect("the model's config was checked, or the head's file");
+    DataType::FixedSizeList(Arc::new(Field::new("element", of, true)), length)
 }
 
 #[cfg(test)]
@@ -417,7 +468,7 @@ mod tests {
     #[test]
     fn scores_only_rows_with_both_embeddings() {
         let column = Column::new("similarity", ColumnSpec::Cosine, EmbeddingType::F32, LENGTHS);
-        let filled = column.fill(&batch()).expect("filled");
+        let filled = column.fill(&batch()).expect("no head");
         let filled: &Float32Array = filled.as_any().downcast_ref().expect("f32");
         assert!((filled.value(0) - 0.6).abs() < 1e-7);
         assert_eq!((filled.len(), filled.null_count()), (4, 3));
@@ -427,7 +478,7 @@ mod tests {
     fn scatters_embeddings_to_their_rows() {
         for kind in [EmbeddingType::F32, EmbeddingType::F16] {
             let column = Column::new("text", ColumnSpec::TextEmbedding, kind, LENGTHS);
-            let filled = column.fill(&batch()).expect("filled");
+            let filled = column.fill(&batch()).expect("no head");
             let filled: &FixedSizeListArray = filled.as_any().downcast_ref().expect("a list");
             let valid: Vec<_> = (0..4).map(|row| filled.is_valid(row)).collect();
             assert_eq!(valid, [true, false, true, false]);

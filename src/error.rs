@@ -171,6 +171,28 @@ pub enum Error {
     )]
     Outage { host: String, in_a_row: usize, last: String },
 
+    /// The hub has no such model, does not show it, or may not be asked.
+    #[error("the hub's model {repo} {problem}")]
+    Hub { repo: String, problem: String },
+
+    /// The hub gives no answer.
+    #[error(
+        "{host} gives no answer: {why}: what was fetched of {repo} is kept, and the same command goes on when it is well again; HF_HUB_OFFLINE=1 takes what is in the cache"
+    )]
+    HubAway { repo: String, host: String, why: String },
+
+    /// Bytes of the hub's that are not what it says they are.
+    #[error(
+        "{file} of the hub's model {repo}, as {host} gives it, {problem}: something between here and there changes it; try again, or another HF_ENDPOINT"
+    )]
+    HubFile { repo: String, file: String, host: String, problem: String },
+
+    /// A model on the hub whose weights are all in a format that can run code when read.
+    #[error(
+        "the hub's model {repo} has its weights in {file} alone, which can run code when it is read, so clipmill does not read it: take a revision with safetensors (many models have one as a pull request: `revision = \"refs/pr/N\"`, with the number from its page), or convert it once to a folder (in Python: `CLIPModel.from_pretrained(\"{repo}\").save_pretrained(dir)`)"
+    )]
+    PickledHub { repo: String, file: String },
+
     /// What requests are made with cannot be made ready.
     #[error(
         "could not get ready for the network: install the system's certificates (ca-certificates), or name a file of them in SSL_CERT_FILE"
@@ -231,13 +253,14 @@ impl Error {
             | Error::ColumnThere { .. }
             | Error::SchemaMismatch { .. }
             | Error::OutputExists { .. }
-            | Error::OutputDiffers { .. } => 2,
+            | Error::OutputDiffers { .. }
+            | Error::Hub { .. } => 2,
             Error::TooManyFailed { .. } => 3,
             Error::Interrupted { signal, .. } | Error::StreamInterrupted { signal, .. } => {
                 128 + *signal as u8
             }
             Error::Locked { .. } => 73,
-            Error::DecoderHangs { .. } | Error::Outage { .. } => 75,
+            Error::DecoderHangs { .. } | Error::Outage { .. } | Error::HubAway { .. } => 75,
             Error::Io { source, .. } | Error::Thread { source, .. } if passes(source) => 75,
             Error::Parquet { source, .. } | Error::Table { source, .. } if cause_passes(source) => {
                 75
@@ -254,6 +277,8 @@ impl Error {
             | Error::Io { .. }
             | Error::ModelFile { .. }
             | Error::PickledWeights { .. }
+            | Error::PickledHub { .. }
+            | Error::HubFile { .. }
             | Error::Tensor { .. }
             | Error::Device { .. }
             | Error::Torch { .. }

@@ -85,14 +85,15 @@
 //! | [`source`] | `Source`: rows in, part by part | `error batch contain digest travel` |
 //! | [`images`] | `ImageLoader` (paths, bytes, places in shards; URLs, by `net`), decoding within limits, Pillow's resampling, `Preprocess` | `error spec batch contain regular travel` |
 //! | [`text`] | `Tokenizer`: captions to ids | `error spec batch regular` |
-//! | [`model`] | `DualEncoder`; weights, device; families' folders, the towers of all | `error spec batch digest regular` |
+//! | [`model`] | `DualEncoder`; weights, device; families' folders, the towers of all; heads | `error spec batch digest regular` |
 //! | [`score`] | formulas | |
-//! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch score` |
+//! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch model score` |
 //! | [`sink`] | `Sink`: part files, published whole, sealed; `StreamSink`: an Arrow stream | `error contain digest files travel` |
 //! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
 //! | [`table`] | anybody's Parquet files read as one table; a table written anew, several row groups at once | `error files manifest regular sink source spec travel vectors` |
 //! | [`analysis`] | what can be said of a scored table, and done with it; products by `tch`, no model | `error contain digest files regular score sink spec table travel vectors` |
 //! | [`progress`] | counters of a run, and the only code that draws them | `error model` |
+//! | [`hub`] | model folders from the Hugging Face hub, in the cache of its Python client | `error digest model progress regular spec` |
 //! | [`report`] | `run_report.json` | `error files analysis model` |
 //! | [`prepare`] | the second stage's work on one batch | `error batch crash digest images text vectors` |
 //! | [`encode`] | the third stage's | `error batch model` |
@@ -110,6 +111,7 @@
 //! | an image source | `images/load.rs`, `images/load/` + a [`spec::ImageSpec`] variant | a row in `bad_rows_are_kept_with_their_status` of `tests/failures.rs` |
 //! | a model family | `model/family/`, `images/preprocess/`, `text/` + a [`spec::Family`] | an oracle test like `tests/siglip.rs` |
 //! | a score column | `score.rs` + a [`spec::ColumnSpec`] variant | a hand-computed unit test, a README row |
+//! | an activation of heads | `model/head.rs` + a [`spec::HeadActivation`] variant | a head in `tests/oracle/heads.py` |
 //! | a pipeline | copy a TOML in `pipelines/` | `tests/pipelines.rs` walks the folder |
 //!
 //! Closed enums and exhaustive `match`: add a variant and the compiler lists the rest.
@@ -126,6 +128,7 @@ pub mod digest;
 pub mod encode;
 pub mod error;
 pub mod files;
+pub mod hub;
 pub mod images;
 pub mod manifest;
 pub mod model;

@@ -1,4 +1,4 @@
-//! How far a run is: counters that the stages update, and the only code that draws them.
+//! How far a run or a download is: counters, and the only code that draws them.
 //!
 //! On a terminal a bar; elsewhere a plain line now and then. Both go to stderr, so that stdout
 //! stays the command's own output.
@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{
+    HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle,
+};
 
 use crate::error::disarmed;
 use crate::model::AtOnce;
@@ -206,6 +208,78 @@ fn state(total: Option<u64>, meter: &Meter) -> String {
     };
     let left = Duration::from_secs_f64((total.saturating_sub(rows) as f64 / per_second).min(1e9));
     format!("{of}, {per_second:.1} rows/s, {} left, {failed} failed", HumanDuration(left))
+}
+
+/// A view of bytes that are fetched: as a run's rows, a bar on a terminal, else lines.
+pub struct Download {
+    what: String,
+    total: Option<u64>,
+    bytes: u64,
+    view: View,
+}
+
+impl Download {
+    /// Begins, at 0 bytes of `total`, where that is known.
+    pub fn new(what: &str, total: Option<u64>, shown: bool) -> Self {
+        let what = disarmed(what);
+        let view = match (shown, std::io::stderr().is_terminal()) {
+            (false, _) => View::Quiet,
+            (true, true) => {
+                let template =
+                    "{bar:24} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left  {msg}";
+                let style = ProgressStyle::with_template(template);
+                let style = style.expect("the template is fixed").progress_chars("━╸ ");
+                let bar = ProgressBar::new(total.unwrap_or(0)).with_style(style);
+                bar.set_message(what.clone());
+                View::Bar(bar)
+            }
+            (true, false) => View::Lines { last: Instant::now() },
+        };
+        let download = Self { what, total, bytes: 0, view };
+        if let View::Lines { .. } = download.view {
+            download.say_where();
+        }
+        download
+    }
+
+    /// Goes on from another byte.
+    pub fn at(&mut self, bytes: u64) {
+        self.bytes = bytes;
+        if let View::Bar(bar) = &self.view {
+            // What was there already says nothing of the speed.
+            bar.reset_eta();
+        }
+        self.update();
+    }
+
+    /// So many bytes more.
+    pub fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.update();
+    }
+
+    fn update(&mut self) {
+        match &mut self.view {
+            View::Bar(bar) => bar.set_position(self.bytes),
+            View::Lines { last } if last.elapsed() >= LINE_EVERY => {
+                *last = Instant::now();
+                self.say_where();
+            }
+            View::Lines { .. } | View::Quiet => {}
+        }
+    }
+
+    fn say_where(&self) {
+        let of = self.total.map_or_else(String::new, |total| format!(" of {}", HumanBytes(total)));
+        say(&format!("downloading {}, {}{of}", self.what, HumanBytes(self.bytes)));
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let View::Bar(bar) = &self.view {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 /// Says what is being waited for, while it lives: on a terminal; a log has no use for it.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::spec::{
-    ClusterSpec, DeviceSpec, ExportLayout, ExportSpec, LabelSpec, PrecisionSpec, SearchSpec,
-    default_batch, default_hits, default_iterations, default_labels, default_passes,
+    ClusterSpec, DeviceSpec, ExportLayout, ExportSpec, LabelSpec, ModelPlace, PrecisionSpec,
+    SearchSpec, default_batch, default_hits, default_iterations, default_labels, default_passes,
     default_top_words,
 };
 
@@ -287,10 +287,11 @@ impl ExportArgs {
 /// The model of a command that encodes a few texts or images.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// The model's folder (Hugging Face CLIPModel). By default the one that made the table's
-    /// embeddings; without a table the sample's, which knows emoji and nothing else.
-    #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
+    /// The model's folder, or hub:ORG/NAME[@REVISION], a model on the Hugging Face hub, which is
+    /// downloaded into its cache. By default the one that made the table's embeddings, which is
+    /// not downloaded; without a table the sample's, which knows emoji and nothing else.
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<ModelPlace>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceSpec::Auto)]
     pub device: DeviceSpec,

@@ -3,10 +3,11 @@
 use super::{pipeline, steps, table};
 use crate::cli::PipelineArgs;
 use crate::error::Error;
+use crate::hub::Hub;
 use crate::plan::{Plan, Wanted};
 
 pub fn check(args: &PipelineArgs) -> Result<(), Error> {
-    let plan = Plan::resolve(pipeline::read_layered(args, None)?)?;
+    let plan = Plan::resolve(pipeline::read_layered(args, None)?, Hub::Shown)?;
     steps::rehearse(&plan)?;
     let wanted =
         Wanted { parts: &plan.parts, redo_changed: false, retry_failed: false, check_all: false };

@@ -49,7 +49,7 @@ fn run(spec: &ClusterSpec, path: &Path, model: &ModelArgs) -> Result<(Written, S
     let input = Table::open(path)?;
     let device = device::resolve(spec.device, PrecisionSpec::F32)?.placement.device;
     let texts = spec.words.as_deref().map(read_words).transpose()?;
-    let asked = model.model.as_deref();
+    let asked = model.model.as_ref();
     let column = input.embedding(spec.column.as_deref())?.to_owned();
     let sha256 = match texts {
         Some(_) => Some(TableModel::sha256(&input, &column, asked)?),

@@ -12,10 +12,11 @@ use serde_json::Value;
 use crate::batch::{Captions, Embeddings, Pixels};
 use crate::cli::ModelArgs;
 use crate::error::{Error, RowError};
+use crate::hub::Hub;
 use crate::images::Preprocess;
 use crate::model::{DualEncoder, ModelFiles, Towers, device, family};
 use crate::regular;
-use crate::spec::{CaptionSpec, Family, ModelSpec, PreprocessSpec};
+use crate::spec::{CaptionSpec, Family, HubSpec, ModelPlace, ModelSpec, PreprocessSpec};
 use crate::table::Table;
 use crate::text::Tokenizer;
 
@@ -42,27 +43,27 @@ impl TableModel {
     ///
     /// # Errors
     /// `Setting` where neither is there, or where the weights are not those that made the table.
-    pub fn find(table: &Table, column: &str, asked: Option<&Path>) -> Result<Self, Error> {
+    pub fn find(table: &Table, column: &str, asked: Option<&ModelPlace>) -> Result<Self, Error> {
         let made_by = MadeBy::read(table, column);
-        let Some(dir) = asked.map(Path::to_owned).or_else(|| made_by.dir.clone()) else {
+        // Nobody is asked for a repository because a table names it.
+        let hub = if asked.is_some() { Hub::Shown } else { Hub::CacheAlone };
+        let Some(place) = asked.or(made_by.place.as_ref()) else {
             let problem = "the table does not say which model made its embeddings: name its folder";
             return Err(Error::Setting { key: "--model".into(), problem: problem.into() });
         };
-        if !dir.is_dir() {
+        if let ModelPlace::Dir(dir) = place
+            && !dir.is_dir()
+        {
             let hint = ": it made the table's embeddings; give its folder with --model".into();
-            return Err(Error::NotFound { what: "model folder", path: dir, hint });
+            return Err(Error::NotFound { what: "model folder", path: dir.clone(), hint });
         }
-        let files = match made_by.family {
-            Some(family) => ModelFiles::open(&ModelSpec::new(family, &dir))?,
-            None => open(&dir)?,
-        };
+        let files = ModelFiles::open(&found(place, made_by.family, hub)?)?;
         if let Some(made_by) = &made_by.weights
             && files.weights_sha256()? != *made_by
         {
             let problem = format!(
-                "{} has other weights than those that made the table's embeddings (sha256 \
-                 {made_by}): name the folder that has them",
-                dir.display()
+                "{place} has other weights than those that made the table's embeddings (sha256 \
+                 {made_by}): name the folder that has them"
             );
             return Err(Error::Setting { key: "--model".into(), problem });
         }
@@ -70,7 +71,11 @@ impl TableModel {
     }
 
     /// The digest of the weights that `find` will want; of a table that says it no file is read.
-    pub fn sha256(table: &Table, column: &str, asked: Option<&Path>) -> Result<String, Error> {
+    pub fn sha256(
+        table: &Table,
+        column: &str,
+        asked: Option<&ModelPlace>,
+    ) -> Result<String, Error> {
         match (asked, MadeBy::read(table, column).weights) {
             (None, Some(made_by)) => Ok(made_by),
             _ => Ok(Self::find(table, column, asked)?.files.weights_sha256()?),
@@ -86,7 +91,7 @@ impl TableModel {
 /// What a table says of the run that made its embeddings.
 #[derive(Debug, Default)]
 struct MadeBy {
-    dir: Option<PathBuf>,
+    place: Option<ModelPlace>,
     family: Option<Family>,
     weights: Option<String>,
     preprocess: PreprocessSpec,
@@ -94,9 +99,10 @@ struct MadeBy {
 }
 
 impl Encoder {
-    /// Loads the model of a folder.
-    pub fn open(dir: &Path, args: &ModelArgs, towers: Towers) -> Result<Self, Error> {
-        Self::load(&open(dir)?, args, towers, &MadeBy::default())
+    /// Loads the model of a folder, or one on the hub.
+    pub fn open(place: &ModelPlace, args: &ModelArgs, towers: Towers) -> Result<Self, Error> {
+        let files = ModelFiles::open(&found(place, None, Hub::Shown)?)?;
+        Self::load(&files, args, towers, &MadeBy::default())
     }
 
     fn load(
@@ -165,8 +171,10 @@ impl MadeBy {
         let model: Value = table.model_of(column).unwrap_or_default();
         let text = |key: &str| model[key].as_str().map(str::to_owned);
         let pipeline = table.pipeline();
+        let hub = text("hub").and_then(|repo| HubSpec::new(&repo, text("commit").as_deref()).ok());
+        let dir = || text("dir").map(|dir| ModelPlace::Dir(dir.into()));
         Self {
-            dir: text("dir").map(PathBuf::from),
+            place: hub.map(ModelPlace::Hub).or_else(dir),
             family: text("family").and_then(|word| word.parse().ok()),
             weights: text("weights_sha256"),
             preprocess: section(&pipeline, "preprocess"),
@@ -175,9 +183,14 @@ impl MadeBy {
     }
 }
 
-/// A folder of whatever family.
-fn open(dir: &Path) -> Result<ModelFiles, Error> {
-    ModelFiles::open(&ModelSpec::new(family::detect(dir)?, dir))
+/// A model of that family in its folder, or of whichever there is.
+pub fn found(place: &ModelPlace, family: Option<Family>, hub: Hub) -> Result<ModelSpec, Error> {
+    let dir = match place {
+        ModelPlace::Dir(dir) => dir.clone(),
+        ModelPlace::Hub(spec) => hub.snapshot(spec, family)?.dir,
+    };
+    let family = family.map_or_else(|| family::detect(&dir), Ok)?;
+    Ok(ModelSpec::new(family, dir))
 }
 
 fn section<T: for<'de> Deserialize<'de> + Default>(pipeline: &toml::Table, name: &str) -> T {

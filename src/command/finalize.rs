@@ -8,6 +8,7 @@ use super::{pipeline, steps};
 use crate::cli::FinalizeArgs;
 use crate::error::Error;
 use crate::files::Lock;
+use crate::hub::Hub;
 use crate::manifest::Manifest;
 use crate::plan::{Plan, Wanted};
 use crate::progress::Meter;
@@ -17,7 +18,7 @@ use crate::source::Part;
 pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
     // Reading every part may take long.
     let _signals = Signals::listen()?;
-    let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, None)?)?;
+    let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, None)?, Hub::new(args.quiet))?;
     let dir = plan.output().to_owned();
     let made_with = plan.made_with()?;
     plan.check_output(&made_with, false)?;

@@ -74,7 +74,7 @@ fn run(spec: &LabelSpec, input: &Path, model: &ModelArgs) -> Result<Written, Err
     let classes = Classes::of(spec)?;
     let table = Table::open(input)?;
     let column = table.embedding(spec.column.as_deref())?;
-    let asked = model.model.as_deref();
+    let asked = model.model.as_ref();
     let Classes { names, templates } = &classes;
     let settings = json!({
         "labels": names, "templates": templates, "top": spec.top, "name": spec.name,

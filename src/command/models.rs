@@ -1,25 +1,24 @@
-//! `clipmill models`: the families of models that can be read, or what one folder holds.
+//! `clipmill models`: the families of models that can be read, or what one of them holds.
 //!
 //! The weights' headers are read, not the weights. README.md has the same table.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
-use super::table;
+use super::{encoder, table};
 use crate::cli::ModelsArgs;
 use crate::error::Error;
+use crate::hub::Hub;
 use crate::images::Preprocess;
+use crate::model::ModelFiles;
 use crate::model::architecture::{ImagePooling, Pooling, Sight, TowerConfig};
-use crate::model::{ModelFiles, family};
-use crate::spec::{CaptionSpec, Family, ModelSpec, PreprocessSpec};
+use crate::spec::{CaptionSpec, Family, ModelPlace, PreprocessSpec};
 use crate::text::Tokenizer;
 
 pub fn models(args: &ModelsArgs) -> Result<(), Error> {
-    match (&args.dir, args.json) {
+    match (&args.model, args.json) {
         (None, false) => table::print(&families()),
         (None, true) => table::print(&format!("{}\n", json!(Family::ALL.map(as_json)))),
-        (Some(dir), json) => one(dir, json),
+        (Some(model), json) => one(model, json),
     }
 }
 
@@ -83,8 +82,8 @@ fn as_json(family: Family) -> Value {
 }
 
 /// What a folder holds.
-fn one(dir: &Path, as_json: bool) -> Result<(), Error> {
-    let spec = ModelSpec::new(family::detect(dir)?, dir);
+fn one(place: &ModelPlace, as_json: bool) -> Result<(), Error> {
+    let spec = encoder::found(place, None, Hub::Shown)?;
     let files = ModelFiles::open(&spec)?;
     let architecture = files.architecture();
     let preprocess = Preprocess::of(&spec, &PreprocessSpec::default())?;
@@ -93,7 +92,7 @@ fn one(dir: &Path, as_json: bool) -> Result<(), Error> {
     let pixels: Value = serde_json::from_str(&preprocess.describe()).unwrap_or_default();
     let found = json!({
         "family": spec.family(),
-        "dir": dir,
+        "dir": spec.dir,
         "parameters": files.n_parameters(),
         "embedding_dim": architecture.embedding_dim,
         "image_tower": {

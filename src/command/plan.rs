@@ -2,16 +2,18 @@
 
 use serde_json::json;
 
+use super::run::pinned;
 use super::{pipeline, table};
 use crate::cli::PlanArgs;
 use crate::error::Error;
+use crate::hub::Hub;
 use crate::plan::Plan;
 
 /// More parts than this are counted, not listed.
 const PARTS_SHOWN: usize = 5;
 
 pub fn plan(args: &PlanArgs) -> Result<(), Error> {
-    let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, None)?)?;
+    let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, None)?, Hub::Shown)?;
     let text = if args.json { as_json(&plan) } else { as_text(&plan) };
     table::print(&text)
 }
@@ -45,6 +47,7 @@ fn as_json(plan: &Plan) -> String {
         "batch_size": plan.batch_size,
         "threads": plan.threads,
         "memory": plan.memory,
+        "from_hub": plan.from_hub().collect::<Vec<_>>(),
         "columns": columns,
         "parts": parts,
     });
@@ -80,10 +83,15 @@ fn as_text(plan: &Plan) -> String {
         ("row group being written", memory.writing),
     ];
     let memory = memory.map(|(what, n)| vec![what.to_owned(), table::bytes(n)]);
+    let hub = plan.from_hub().map(|hub| match hub.spec.pinned() {
+        Some(commit) => format!("{} at commit {commit}\n", hub.spec.repo()),
+        None => format!("{}\n", pinned(hub)),
+    });
+    let hub: String = hub.collect();
     format!(
         "Settings\n{}\n\nOutput columns\n{}\n\n{}, {}, into {}\n{}\n{more}\n\
          Memory, besides LibTorch itself\n{}\n\n\
-         {}, batches of {}, {}\n",
+         {hub}{}, batches of {}, {}\n",
         table::table(&["key", "value", "from"], settings.collect(), &[]),
         table::table(&["column", "type", "filled with"], columns.collect(), &[]),
         table::counted(plan.parts.len() as u64, "part"),

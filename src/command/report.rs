@@ -159,11 +159,16 @@ fn of_run(found: &Table, facts: &mut Facts) {
 }
 
 fn model_in_words(model: &Value) -> String {
-    let text = |key: &str| model.get(key).and_then(Value::as_str).unwrap_or("?");
+    let said = |key: &str| model.get(key).and_then(Value::as_str);
+    let text = |key: &str| said(key).unwrap_or("?");
+    let place = match (said("hub"), said("commit")) {
+        (Some(repo), Some(commit)) => format!("{repo} at commit {commit}"),
+        _ => text("dir").to_owned(),
+    };
     let digest: String = text("weights_sha256").chars().take(12).collect();
     let dim = model.get("embedding_dim").and_then(Value::as_u64);
     let dim = dim.map(|dim| format!(", {dim}-d")).unwrap_or_default();
-    format!("{} ({}{dim}), weights sha256 {digest}…", text("dir"), text("family"))
+    format!("{place} ({}{dim}), weights sha256 {digest}…", text("family"))
 }
 
 fn pixels_in_words(settings: &Value) -> String {

@@ -11,6 +11,7 @@ use crate::cli::RunArgs;
 use crate::columns::Column;
 use crate::error::{Error, RowStatus};
 use crate::files::Lock;
+use crate::hub::{Commit, Hub};
 use crate::manifest::{MadeWith, Manifest};
 use crate::model::AtOnce;
 use crate::plan::{Plan, Resume, Spool, Wanted, is_stream};
@@ -40,7 +41,8 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     }
     // It lives as long as it is read.
     let spool = stream::spool(args, &layered)?;
-    let mut plan = Plan::over(layered, spool.as_ref().map(Spool::input))?;
+    let input = spool.as_ref().map(Spool::input);
+    let mut plan = Plan::over(layered, Hub::new(args.quiet), input)?;
     let (dir, max_failed) = (plan.output().to_owned(), plan.spec.run.max_failed);
     if args.parts.is_none() {
         steps::rehearse(&plan)?;
@@ -195,6 +197,9 @@ fn announce(args: &RunArgs, plan: &Plan, resume: &Resume) {
         (None, 0) => String::new(),
         (None, n) => format!(", going on after {} complete", table::counted(n as u64, "part")),
     };
+    for hub in plan.from_hub().filter(|hub| hub.spec.pinned().is_none()) {
+        progress::say(&pinned(hub));
+    }
     progress::say(&format!(
         "{} in {}{what}; {}, batches of {}, {}",
         table::counted(plan.rows(), "row"),
@@ -203,6 +208,16 @@ fn announce(args: &RunArgs, plan: &Plan, resume: &Resume) {
         plan.batch_size,
         table::counted(plan.threads as u64, "CPU thread")
     ));
+}
+
+/// Which commit a model was taken at that may be another tomorrow.
+pub(super) fn pinned(hub: &Commit) -> String {
+    let (spec, commit) = (&hub.spec, &hub.commit);
+    format!(
+        "{} is at commit {commit} now ({}): `revision = \"{commit}\"` pins it",
+        spec.repo(),
+        spec.revision()
+    )
 }
 
 /// What the report says of the plan, kept while the plan becomes the run.

@@ -10,7 +10,7 @@ use crate::model::Towers;
 use crate::score::{cosine, softmax};
 
 pub fn score(args: &ScoreArgs) -> Result<(), Error> {
-    let encoder = Encoder::open(args.model_dir(), &args.model, Towers::BOTH)?;
+    let encoder = Encoder::open(&args.model_place(), &args.model, Towers::BOTH)?;
     let texts = encoder.texts("--caption", &args.caption)?;
     let images = encoder.images(&args.images)?;
     let row = |image: &Vec<f32>| texts.iter().map(|text| cosine(image, text)).collect();
@@ -37,7 +37,7 @@ fn as_text(args: &ScoreArgs, similarity: &[Vec<f32>]) -> String {
 fn as_json(args: &ScoreArgs, similarity: &[Vec<f32>], logit_scale: f32) -> String {
     let probability = similarity.iter().map(|row| softmax(row, logit_scale));
     let scores = json!({
-        "model": args.model_dir(),
+        "model": args.model_place().to_string(),
         "images": args.images,
         "captions": args.caption,
         "similarity": similarity,

@@ -14,6 +14,7 @@ use super::signals::Signals;
 use super::{steps, table};
 use crate::cli::RunArgs;
 use crate::error::{Error, RowStatus};
+use crate::hub::Hub;
 use crate::plan::{Plan, Spool, is_stdin};
 use crate::progress::{self, Meter, Progress};
 use crate::run::run as run_stages;
@@ -30,12 +31,13 @@ pub fn run(args: &RunArgs, signals: &Signals, layered: Layered) -> Result<(), Er
         return Err(wrong(steps::names(&layered.spec), problem));
     }
     let max_failed = layered.spec.run.max_failed;
+    let hub = Hub::new(args.quiet);
     let stdout = open(io::stdout().as_fd(), io::stdout().is_terminal(), "stdout")?;
     let (mut plan, source) = match is_stdin(&layered.spec) {
-        false => (Plan::resolve(layered)?, None),
+        false => (Plan::resolve(layered, hub)?, None),
         true => {
             let (stream, limit) = (stdin()?, layered.spec.source.limit());
-            let plan = Plan::over(layered, Some(columns(&stream)?))?;
+            let plan = Plan::over(layered, hub, Some(columns(&stream)?))?;
             let source = StreamSource::new(stream, plan.batch_size, limit);
             (plan, Some(Box::new(source) as Box<dyn Source>))
         }
@@ -88,7 +90,7 @@ pub fn spool(args: &RunArgs, layered: &Layered) -> Result<Option<Spool>, Error> 
     }
     let stream = stdin()?;
     // What is wrong with the pipeline is said before the stream is read.
-    Plan::over(layered.clone(), Some(columns(&stream)?))?;
+    Plan::over(layered.clone(), Hub::new(args.quiet), Some(columns(&stream)?))?;
     let SinkSpec::Parquet(sink) = &layered.spec.sink;
     Spool::read(stream, layered.spec.source.limit(), &sink.path).map(Some)
 }

@@ -14,6 +14,7 @@ mod distinct;
 pub mod doctor;
 pub mod family;
 mod files;
+pub mod head;
 mod lanes;
 mod norm;
 mod onednn;

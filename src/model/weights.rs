@@ -20,7 +20,8 @@ use crate::digest;
 use crate::error::Error;
 use crate::regular;
 
-const PICKLED: [&str; 4] = [
+/// Names of weights that can run code when they are read.
+pub const PICKLED: [&str; 4] = [
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     "model.pt",
@@ -89,6 +90,29 @@ impl Weights {
             path: dir.join(single[0]),
             hint: format!(", nor does {}", others.collect::<Vec<_>>().join(" or ")),
         })
+    }
+
+    /// Opens one file of weights and reads its header. `config` says what the weights hold.
+    ///
+    /// # Errors
+    /// `NotFound`; `ModelFile` for a damaged header.
+    pub fn of_file(path: &Path, config: &'static str) -> Result<Self, Error> {
+        if !path.exists() {
+            let (what, hint) = ("weights file", String::new());
+            return Err(Error::NotFound { what, path: path.to_owned(), hint });
+        }
+        Self::collect(vec![WeightsFile::open(path.to_owned(), config)?], config)
+    }
+
+    /// All tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The sides of a tensor, if there is one of that name.
+    pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        let (_, info) = self.find(name).ok()?;
+        Some(info.shape.iter().map(|&side| side as i64).collect())
     }
 
     fn sharded(dir: &Path, index: &str, config: &'static str) -> Result<Self, Error> {
@@ -309,6 +333,17 @@ fn all_finite(tensor: &Tensor) -> Result<bool, tch::TchError> {
         return Ok(true);
     }
     Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
+}
+
+/// The shards that an index lists, each once.
+///
+/// # Errors
+/// `ModelFile` for what is no index, or names that are no plain ones of files.
+pub fn shard_names(index: &Path) -> Result<Vec<String>, Error> {
+    let mut names: Vec<_> = read_index(index)?.into_values().collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
 }
 
 /// Tensor name -> shard name. A name that is a path would let an index reach outside its folder.

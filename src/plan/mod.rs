@@ -26,13 +26,14 @@ pub use stdin::Spool;
 
 use loading::Loading;
 use models::{Models, PlannedModel};
-use settings::{check_settings, columns, needs, output_schema, sink};
+use settings::{Heads, check_settings, columns, heads, needs, output_schema, sink};
 
 use crate::batch::hidden;
 use crate::batch::lists::UsedLists;
 use crate::columns::{Column, Needs};
 use crate::error::Error;
 use crate::files;
+use crate::hub::{Commit, Hub};
 use crate::images::ImageLoader;
 use crate::manifest::MadeWith;
 use crate::model::device::{self, Placement};
@@ -69,6 +70,8 @@ pub struct Plan {
     pub threads: usize,
     pub memory: Memory,
     pub models: Models,
+    /// Those that columns name.
+    heads: Heads,
     loader: Option<Box<dyn ImageLoader>>,
     /// One a device, once it has begun.
     loading: Vec<Loading>,
@@ -81,15 +84,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Resolves a pipeline. Reads footers and the model's small files, not its weights.
-    pub fn resolve(layered: Layered) -> Result<Self, Error> {
-        Self::over(layered, None)
+    /// Resolves a pipeline. Reads footers and the model's small files, not its weights; but a model
+    /// on the hub is fetched first, whole, where the cache does not have it.
+    pub fn resolve(layered: Layered, hub: Hub) -> Result<Self, Error> {
+        Self::over(layered, hub, None)
     }
 
     /// The same where the input is at hand already: what came on stdin.
-    pub fn over(layered: Layered, stdin: Option<InputFile>) -> Result<Self, Error> {
+    pub fn over(layered: Layered, hub: Hub, stdin: Option<InputFile>) -> Result<Self, Error> {
         let Layered { spec, settings } = layered;
         check_settings(&spec)?;
+        let heads = heads(&spec)?;
         let sink = sink(&spec);
         let (needs, stored) = needs(&spec)?;
         let inputs = match stdin {
@@ -106,11 +111,11 @@ impl Plan {
         }
 
         let loader = needs.images.then(|| sources::image_loader(&spec, &inputs)).transpose()?;
-        let mut models = Models::resolve(&spec, needs)?;
+        let mut models = Models::resolve(&spec, needs, hub)?;
         let dim = models.all[0].files.embedding_dim();
         let stored = stored.map(|column| StoredStep { column, dim });
         let lists = used.lists(&inputs[0], stored.as_ref().map(|stored| stored.column.as_str()));
-        let columns = columns(&spec, &models.all, (&used, &lists))?;
+        let columns = columns(&spec, &models.all, (&used, &lists), &heads)?;
         let schema = output_schema(&inputs, &columns)?;
 
         let on_cuda = models.all[0].placements[0].device.is_cuda();
@@ -135,6 +140,7 @@ impl Plan {
             threads,
             memory,
             models,
+            heads,
             loader,
             loading: Vec::new(),
             lists,
@@ -205,6 +211,11 @@ impl Plan {
     /// The devices and the precision, in words.
     pub fn runs_on(&self) -> String {
         format!("{} in {}", self.device_names(), self.precision())
+    }
+
+    /// The models that come from the hub, at which commits.
+    pub fn from_hub(&self) -> impl Iterator<Item = &Commit> {
+        self.models.all.iter().filter_map(|model| model.hub.as_ref())
     }
 
     /// Everything that the output's values depend on. Reads the weights once to digest them.

@@ -10,16 +10,21 @@ use crate::columns::{Lengths, Needs};
 use crate::digest;
 use crate::encode::Inputs;
 use crate::error::Error;
+use crate::hub::{Commit, Hub};
 use crate::images::Preprocess;
 use crate::model::device::{self, Placement};
 use crate::model::{DualEncoder, ModelFiles, Towers};
-use crate::spec::{DeclaredColumn, Family, ModelSpec, ModelsSpec, PipelineSpec};
+use crate::spec::{
+    DeclaredColumn, DeclaredModel, Family, ModelPlace, ModelSpec, ModelsSpec, PipelineSpec,
+};
 use crate::text::Tokenizer;
 
 /// One model of a plan.
 #[derive(Clone)]
 pub struct PlannedModel {
     pub spec: ModelSpec,
+    /// What it is on the hub, where it comes from there.
+    pub hub: Option<Commit>,
     pub files: Arc<ModelFiles>,
     /// The work that the columns ask of it.
     pub needs: Needs,
@@ -73,9 +78,9 @@ pub struct Reader {
 }
 
 impl Models {
-    /// Opens every model and finds what they share. `needs` is the plan's: where it has the image
-    /// tower's work done already, no model does it.
-    pub fn resolve(spec: &PipelineSpec, needs: Needs) -> Result<Self, Error> {
+    /// Opens every model, fetched before where it has to be, and finds what they share. `needs` is
+    /// the plan's: where it has the image tower's work done already, no model does it.
+    pub fn resolve(spec: &PipelineSpec, needs: Needs, hub: Hub) -> Result<Self, Error> {
         let specs = spec.model.all();
         let mut of_model = vec![Vec::new(); specs.len()];
         for (name, column) in &spec.columns {
@@ -84,10 +89,10 @@ impl Models {
             }
         }
         let mut models = Self { all: Vec::new(), preprocess: Vec::new(), readers: Vec::new() };
-        for (model, kinds) in specs.iter().zip(of_model) {
+        for (declared, kinds) in specs.iter().zip(of_model) {
             let own = Needs::of(kinds);
             let own = Needs { image_tower: own.image_tower && needs.image_tower, ..own };
-            models.add(spec, model, own)?;
+            models.add(spec, found(declared, hub)?, own)?;
         }
         if needs.images && models.preprocess.is_empty() {
             // What images are is asked, and no model looks at them: any way will do.
@@ -99,7 +104,13 @@ impl Models {
         Ok(models)
     }
 
-    fn add(&mut self, spec: &PipelineSpec, model: &ModelSpec, needs: Needs) -> Result<(), Error> {
+    fn add(
+        &mut self,
+        spec: &PipelineSpec,
+        (model, hub): (ModelSpec, Option<Commit>),
+        needs: Needs,
+    ) -> Result<(), Error> {
+        let model = &model;
         let files = Arc::new(ModelFiles::open(model)?);
         let placements = device::resolve(spec.run.device, model.precision)?.placements();
         let towers =
@@ -128,9 +139,21 @@ impl Models {
             }
         }
         let (spec, inputs) = (model.clone(), Inputs { towers, pixels, captions });
-        self.all.push(PlannedModel { spec, files, needs, placements, inputs, preprocess: looks });
+        let preprocess = looks;
+        self.all.push(PlannedModel { spec, hub, files, needs, placements, inputs, preprocess });
         Ok(())
     }
+}
+
+/// A model in its folder, which is in the hub's cache where it comes from the hub.
+fn found(declared: &DeclaredModel, hub: Hub) -> Result<(ModelSpec, Option<Commit>), Error> {
+    Ok(match &declared.place {
+        ModelPlace::Dir(dir) => (declared.in_folder(dir.clone()), None),
+        ModelPlace::Hub(spec) => {
+            let snapshot = hub.snapshot(spec, Some(declared.family))?;
+            (declared.in_folder(snapshot.dir), Some(snapshot.commit))
+        }
+    })
 }
 
 /// The model that a declared column is about: its place among the pipeline's.

@@ -46,7 +46,7 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
         if STEPS.contains(&section) {
             continue;
         }
-        if !NOT_MEANING.iter().any(|prefix| setting.key.starts_with(prefix)) {
+        if has_meaning(&setting.key) {
             made_with.insert(setting.key.clone(), setting.value.clone());
         }
     }
@@ -60,13 +60,32 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
             made_with.insert(of_model(plan, model, what), value);
         }
     }
+    for (name, head) in &plan.heads {
+        made_with.insert(of_head(name), head.sha256()?);
+    }
     Ok(made_with)
+}
+
+/// The name of what tells a head from others.
+fn of_head(name: &str) -> String {
+    format!("head {name} sha256")
+}
+
+/// Whether another value of a setting is another output. Of a revision, the commit that it is
+/// tells: to pin the one that was taken changes nothing.
+fn has_meaning(key: &str) -> bool {
+    let is_revision = key.starts_with("model.") && key.ends_with(".revision");
+    !is_revision && !NOT_MEANING.iter().any(|prefix| key.starts_with(prefix))
 }
 
 /// What the values that a model makes depend on. Reads its weights once, where it runs.
 fn made_by(plan: &Plan, model: &PlannedModel) -> Result<Vec<(&'static str, String)>, Error> {
     let mut made_by = vec![("precision", model.precision().to_owned())];
-    if model.inputs.towers.any() {
+    if let Some(hub) = &model.hub {
+        made_by.push(("commit (`revision` can pin it)", hub.commit.clone()));
+    }
+    // What is stored is told by the weights that made it, whether or not they run.
+    if model.inputs.towers.any() || plan.stored.is_some() {
         let weights = model.files.weights_sha256()?;
         if plan.stored.is_some() {
             check_stored(plan, &weights)?;
@@ -104,7 +123,7 @@ fn check_stored(plan: &Plan, weights: &str) -> Result<(), Error> {
             "{} was made by other weights (sha256 {other}) than those of {}: its embeddings do \
              not compare with this model's captions",
             input.path.display(),
-            plan.spec.model.all()[0].dir().display()
+            plan.models.all[0].spec.dir().display()
         );
         return Err(Error::Setting { key: "image.embedding".into(), problem });
     }
@@ -143,12 +162,20 @@ pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
         manifest.made_with.get(&of_model(plan, model, what)).cloned()
     };
     let described = |model: &PlannedModel| {
-        json!({
+        let mut said = json!({
             "family": model.spec.family.as_str(),
-            "dir": model.spec.dir,
             "weights_sha256": made_with(model, "weights sha256"),
             "embedding_dim": model.files.embedding_dim(),
-        })
+        });
+        match &model.hub {
+            // Where the cache is differs from one machine to the other.
+            Some(hub) => {
+                said["hub"] = json!(hub.spec.repo());
+                said["commit"] = json!(hub.commit);
+            }
+            None => said["dir"] = json!(model.spec.dir),
+        }
+        said
     };
     let mut pairs = Vec::new();
     let mut add = |key: &str, value: Option<String>| {
@@ -180,6 +207,11 @@ pub fn metadata(plan: &Plan, manifest: &Manifest) -> Vec<KeyValue> {
             add("device", Some(plan.runs_on()));
         }
     }
+    let heads = plan.heads.iter().map(|(name, head)| {
+        let sha256 = manifest.made_with.get(&of_head(name));
+        (name.clone(), json!({ "file": head.path(), "sha256": sha256 }))
+    });
+    add("heads", (!plan.heads.is_empty()).then(|| Value::from_iter(heads).to_string()));
     pairs
 }
 

@@ -3,6 +3,7 @@
 //! Each function looks at one thing, and reads the model's small files at the most. `Plan::resolve`
 //! puts them together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -14,8 +15,12 @@ use crate::batch::lists::UsedLists;
 use crate::columns::{Column, Needs};
 use crate::error::Error;
 use crate::images::{BytesLoader, ImageLoader, PathLoader, UrlLoader};
+use crate::model::head::Head;
 use crate::source::InputFile;
-use crate::spec::{ColumnSpec, ImageSpec, ParquetSinkSpec, PipelineSpec, SinkSpec};
+use crate::spec::{ColumnSpec, DeclaredColumn, ImageSpec, ParquetSinkSpec, PipelineSpec, SinkSpec};
+
+/// Heads by name.
+pub type Heads = BTreeMap<String, Arc<Head>>;
 
 /// What is well-formed and makes no sense.
 pub fn check_settings(spec: &PipelineSpec) -> Result<(), Error> {
@@ -76,11 +81,82 @@ pub fn needs(spec: &PipelineSpec) -> Result<(Needs, Option<String>), Error> {
     Ok((Needs { images: false, image_tower: false, ..needs }, column))
 }
 
+/// The heads that columns name, read.
+///
+/// # Errors
+/// Those of [`Head::open`]; `Setting` for a column of a head that names none, or one that is not
+/// there, or for what this kind of column has no use.
+pub fn heads(spec: &PipelineSpec) -> Result<Heads, Error> {
+    let mut heads = Heads::new();
+    for (name, column) in &spec.columns {
+        let wrong = |problem: String| Error::Setting { key: format!("columns.{name}"), problem };
+        let kind = column.kind.as_str();
+        match &column.head {
+            None if column.kind.is_of_a_head() => {
+                let problem = format!("{kind} needs `head`: the name of a section [head.NAME]");
+                return Err(wrong(problem));
+            }
+            None if column.index.is_some() => {
+                return Err(wrong(format!("{kind} has no `index`: it is for heads")));
+            }
+            None => {}
+            Some(_) if !column.kind.is_of_a_head() => {
+                let problem = "use image_head or text_head for what a head gives";
+                return Err(wrong(format!("{kind} is given by no head: {problem}")));
+            }
+            Some(head) if heads.contains_key(head) => {}
+            Some(head) => {
+                let Some(section) = spec.head.get(head) else {
+                    let there: Vec<_> = spec.head.keys().map(String::as_str).collect();
+                    let there = match there.join(", ") {
+                        none if none.is_empty() => format!("add a section [head.{head}]"),
+                        some => format!("there is {some}"),
+                    };
+                    return Err(wrong(format!("no head is named \"{head}\": {there}")));
+                };
+                heads.insert(head.clone(), Arc::new(Head::open(head, section)?));
+            }
+        }
+    }
+    Ok(heads)
+}
+
+/// A column that a head gives, where its model's embeddings and the head fit each other.
+fn given_by_head(
+    column: Column,
+    declared: &DeclaredColumn,
+    (heads, length): (&Heads, usize),
+) -> Result<Column, Error> {
+    let Some((name, head)) = declared.head.as_ref().and_then(|name| heads.get_key_value(name))
+    else {
+        return Ok(column);
+    };
+    let wrong = |problem: String| {
+        let key = format!("columns.{}", column.name);
+        Err(Error::Setting { key, problem })
+    };
+    let (takes, gives) = (head.n_inputs(), head.n_outputs());
+    if takes != length {
+        return wrong(format!(
+            "head \"{name}\" takes embeddings of {takes} numbers, and the model's have {length}: \
+             it was trained on another model's"
+        ));
+    }
+    match declared.index {
+        Some(index) if index >= gives => wrong(format!(
+            "head \"{name}\" gives {gives} {}, of which the first is 0: there is no index {index}",
+            if gives == 1 { "number" } else { "numbers" }
+        )),
+        index => Ok(column.given_by(head.clone(), index)),
+    }
+}
+
 /// The declared columns, and `status` and `error_message` after them where they are not declared.
 pub fn columns(
     spec: &PipelineSpec,
     models: &[PlannedModel],
     (used, lists): (&UsedColumns, &UsedLists),
+    heads: &Heads,
 ) -> Result<Vec<Column>, Error> {
     let captions = used.captions.as_slice();
     let embeddings = sink(spec).embeddings;
@@ -104,9 +180,11 @@ pub fn columns(
                 return Err(Error::Setting { key, problem: problem.into() });
             }
             let of_kind = Column::new(name, column.kind, embeddings, model.lengths());
+            let of_model = of_kind.by(place, model.inputs.captions).about(about.clone(), captions);
+            let of_model = given_by_head(of_model, column, (heads, model.lengths().embedding))?;
             let own =
                 in_lists((name, column.kind), used.image.as_ref(), &about, (captions, lists))?;
-            Ok(of_kind.in_lists(own).by(place, model.inputs.captions).about(about, captions))
+            Ok(of_model.in_lists(own))
         })
         .collect()
 }

@@ -44,7 +44,7 @@ impl Plan {
         let bytes = self.memory.decoding.saturating_add(MARGIN);
         let command = || {
             let mut command = own_program().expect("only the program itself leaves suspects");
-            let model = &self.spec.model.all()[0];
+            let model = &self.models.all[0].spec;
             command.arg("try-images").args(["--family", model.family().as_str()]);
             command.arg("--model").arg(model.dir());
             command.args(["--preprocess", &settings, "--memory", &bytes.to_string()]);

@@ -14,9 +14,13 @@ pub struct DeclaredColumn {
     pub caption: Option<String>,
     /// The caption columns that it is compared with.
     pub references: Vec<String>,
+    /// The head that gives it, for what a head gives.
+    pub head: Option<String>,
+    /// Which of a head's numbers it is, from 0; all where none is named.
+    pub index: Option<usize>,
 }
 
-/// `{ kind = "...", model = "...", caption = "...", references = [...] }`
+/// `{ kind = "...", model = "...", caption = "...", references = [...], head = "...", index = 0 }`
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -27,11 +31,16 @@ struct Table {
     caption: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     references: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    head: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
 }
 
 impl From<ColumnSpec> for DeclaredColumn {
     fn from(kind: ColumnSpec) -> Self {
-        Self { kind, model: None, caption: None, references: Vec::new() }
+        let references = Vec::new();
+        Self { kind, model: None, caption: None, references, head: None, index: None }
     }
 }
 
@@ -40,10 +49,10 @@ impl<'de> Deserialize<'de> for DeclaredColumn {
         use serde::de::Error;
         match toml::Value::deserialize(deserializer)? {
             toml::Value::Table(table) => {
-                let Table { kind, model, caption, references } = table
+                let Table { kind, model, caption, references, head, index } = table
                     .try_into()
                     .map_err(|error: toml::de::Error| D::Error::custom(error.message()))?;
-                Ok(Self { kind, model, caption, references })
+                Ok(Self { kind, model, caption, references, head, index })
             }
             word => {
                 let kind = word.try_into::<ColumnSpec>();
@@ -55,11 +64,11 @@ impl<'de> Deserialize<'de> for DeclaredColumn {
 
 impl Serialize for DeclaredColumn {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.model.is_none() && self.caption.is_none() && self.references.is_empty() {
+        if *self == Self::from(self.kind) {
             return self.kind.serialize(serializer);
         }
-        let Self { kind, model, caption, references } = self.clone();
-        Table { kind, model, caption, references }.serialize(serializer)
+        let Self { kind, model, caption, references, head, index } = self.clone();
+        Table { kind, model, caption, references, head, index }.serialize(serializer)
     }
 }
 
@@ -103,6 +112,7 @@ mod tests {
             "x = \"cosine\"\n",
             "[x]\nkind = \"cosine\"\ncaption = \"alt\"\n",
             "[x]\nkind = \"ref_clip_score\"\nreferences = [\"a\", \"b\"]\n",
+            "[x]\nkind = \"image_head\"\nhead = \"nsfw\"\nindex = 2\n",
         ] {
             let written = toml::Table::from_iter([(
                 "x".to_owned(),

@@ -9,6 +9,8 @@ mod dedup;
 mod export;
 mod family;
 pub mod filter;
+mod head;
+mod hub;
 mod label;
 pub mod layers;
 mod models;
@@ -31,8 +33,10 @@ pub use declared::{DeclaredColumn, Names};
 pub use dedup::{DedupSpec, default_distance, default_threshold};
 pub use export::{ExportLayout, ExportSpec};
 pub use family::{Family, PrecisionSpec};
+pub use head::{HeadActivation, HeadOutput, HeadSpec};
+pub use hub::{HubSpec, ModelPlace, is_commit};
 pub use label::{LabelSpec, default_labels, label_names};
-pub use models::{ModelSpec, ModelsSpec};
+pub use models::{DeclaredModel, ModelSpec, ModelsSpec};
 pub use report::ReportSpec;
 pub use search::{SearchSpec, default_hits};
 pub use source::{
@@ -56,6 +60,9 @@ pub struct PipelineSpec {
     #[serde(default)]
     pub caption: CaptionSpec,
     pub model: ModelsSpec,
+    /// Networks over embeddings, by the names that columns give them.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub head: IndexMap<String, HeadSpec>,
     /// Output column name -> how it is filled, in output order.
     pub columns: IndexMap<String, DeclaredColumn>,
     pub sink: SinkSpec,
@@ -210,6 +217,10 @@ pub enum ColumnSpec {
     TextEmbedding,
     /// The text tower's output for every token, the context long, as image generators take it.
     TextHiddenState,
+    /// What a head gives of the image's embedding.
+    ImageHead,
+    /// What a head gives of the caption's.
+    TextHead,
     /// Cosine similarity of the two.
     Cosine,
     /// `2.5 * max(cosine, 0)`.
@@ -253,6 +264,8 @@ impl ColumnSpec {
             ColumnSpec::ImageEmbedding => "image_embedding",
             ColumnSpec::TextEmbedding => "text_embedding",
             ColumnSpec::TextHiddenState => "text_hidden_state",
+            ColumnSpec::ImageHead => "image_head",
+            ColumnSpec::TextHead => "text_head",
             ColumnSpec::Cosine => "cosine",
             ColumnSpec::ClipScore => "clip_score",
             ColumnSpec::SiglipProbability => "siglip_probability",
@@ -283,8 +296,8 @@ impl ColumnSpec {
     pub const fn is_of_a_model(self) -> bool {
         use ColumnSpec::*;
         match self {
-            ImageEmbedding | TextEmbedding | TextHiddenState | Cosine | ClipScore
-            | SiglipProbability | RefClipScore | CaptionCosine | BestCaption
+            ImageEmbedding | TextEmbedding | TextHiddenState | ImageHead | TextHead | Cosine
+            | ClipScore | SiglipProbability | RefClipScore | CaptionCosine | BestCaption
             | BestCaptionColumn | BestCosine | CaptionTokens | CaptionTruncated => true,
             Status | ErrorMessage | ImageWidth | ImageHeight | ImageFormat | ImageSha256
             | ImagePhash => false,
@@ -297,6 +310,11 @@ impl ColumnSpec {
         matches!(self, BestCaption | BestCaptionColumn | BestCosine)
     }
 
+    /// Whether the column is what a head gives, which is named.
+    pub const fn is_of_a_head(self) -> bool {
+        matches!(self, ColumnSpec::ImageHead | ColumnSpec::TextHead)
+    }
+
     /// Whether the column is about one caption, which may be named.
     pub const fn is_of_a_caption(self) -> bool {
         use ColumnSpec::*;
@@ -304,6 +322,7 @@ impl ColumnSpec {
             self,
             TextEmbedding
                 | TextHiddenState
+                | TextHead
                 | Cosine
                 | ClipScore
                 | SiglipProbability

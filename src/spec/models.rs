@@ -1,7 +1,7 @@
 //! `[model.FAMILY]` and `[model.FAMILY.NAME]`: the models of a pipeline.
 //!
 //! One model needs no name. Several have one each, by which columns say whose they are. Whether
-//! the folders hold such models is found by `plan`.
+//! there are such models is found by `plan`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,33 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Family, PrecisionSpec};
+use super::{Family, HubSpec, ModelPlace, PrecisionSpec};
 
-/// One model of a pipeline.
+/// One model of a pipeline, as it is declared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeclaredModel {
+    /// By which columns name it; a pipeline's only model may have none.
+    pub name: Option<String>,
+    pub family: Family,
+    pub place: ModelPlace,
+    pub precision: PrecisionSpec,
+}
+
+impl DeclaredModel {
+    /// Where the pipeline file has it: `model.clip`, `model.clip.b32`.
+    pub fn key(&self) -> String {
+        let name = self.name.iter().map(|name| format!(".{name}"));
+        format!("model.{}{}", self.family.as_str(), name.collect::<String>())
+    }
+
+    /// The same, in the folder that was found to hold it.
+    pub fn in_folder(&self, dir: PathBuf) -> ModelSpec {
+        let Self { name, family, precision, .. } = self.clone();
+        ModelSpec { name, family, dir, precision }
+    }
+}
+
+/// One model, in a folder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
     /// By which columns name it; a pipeline's only model may have none.
@@ -38,38 +62,60 @@ impl ModelSpec {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
-
-    /// Where the pipeline file has it: `model.clip`, `model.clip.b32`.
-    pub fn key(&self) -> String {
-        let name = self.name.iter().map(|name| format!(".{name}"));
-        format!("model.{}{}", self.family.as_str(), name.collect::<String>())
-    }
 }
 
 /// `[model]`: at least one, each name once.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ModelsSpec(Vec<ModelSpec>);
+pub struct ModelsSpec(Vec<DeclaredModel>);
 
 impl ModelsSpec {
     /// In the order of the file.
-    pub fn all(&self) -> &[ModelSpec] {
+    pub fn all(&self) -> &[DeclaredModel] {
         &self.0
     }
 }
 
 /// The settings of a model.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[serde(expecting = "a section of a model's own: its settings are `dir` and `precision`")]
+#[serde(expecting = "a section of a model's own: its settings are `dir` or `hub`, `revision` and \
+                     `precision`")]
 struct Settings {
-    dir: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hub: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
     #[serde(default)]
     precision: PrecisionSpec,
 }
 
 impl Settings {
-    fn of(model: &ModelSpec) -> Self {
-        Self { dir: model.dir.clone(), precision: model.precision }
+    fn of(model: &DeclaredModel) -> Self {
+        let settings = Self { precision: model.precision, ..Self::default() };
+        match &model.place {
+            ModelPlace::Dir(dir) => Self { dir: Some(dir.clone()), ..settings },
+            ModelPlace::Hub(hub) => Self {
+                hub: Some(hub.repo().to_owned()),
+                revision: Some(hub.revision().to_owned()),
+                ..settings
+            },
+        }
+    }
+
+    fn place(&self) -> Result<ModelPlace, String> {
+        match (&self.dir, &self.hub, &self.revision) {
+            (Some(dir), None, None) => Ok(ModelPlace::Dir(dir.clone())),
+            (None, Some(repo), revision) => {
+                HubSpec::new(repo, revision.as_deref()).map(ModelPlace::Hub)
+            }
+            (None, None, _) => Err("missing field `dir`, or `hub` with a model on the hub".into()),
+            (Some(_), Some(_), _) => Err("`dir` and `hub` are two places: name one".into()),
+            (Some(_), None, Some(_)) => {
+                Err("`revision` is for `hub`: a folder has no revisions".into())
+            }
+        }
     }
 }
 
@@ -87,27 +133,26 @@ impl<'de> Deserialize<'de> for OfFamily {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OfFamily, A::Error> {
-                let (mut dir, mut precision, mut named) = (None, None, Vec::new());
+                let (mut own, mut named) = (toml::Table::new(), Vec::new());
                 while let Some(key) = map.next_key::<String>()? {
                     match key.as_str() {
-                        "dir" => dir = Some(map.next_value()?),
-                        "precision" => precision = Some(map.next_value()?),
+                        "dir" | "hub" | "revision" | "precision" => {
+                            own.insert(key, map.next_value()?);
+                        }
                         _ => named.push((Some(key), map.next_value()?)),
                     }
                 }
-                match (dir, precision) {
-                    (None, None) if !named.is_empty() => Ok(OfFamily(named)),
-                    (None, _) => Err(A::Error::missing_field("dir")),
-                    (Some(_), _) if !named.is_empty() => {
-                        let name = named[0].0.as_deref().unwrap_or_default();
-                        Err(A::Error::custom(format!(
-                            "the model beside \"{name}\" has no name: give each of several models \
-                             a section such as [model.clip.b32]"
-                        )))
-                    }
-                    (Some(dir), precision) => {
-                        let precision = precision.unwrap_or_default();
-                        Ok(OfFamily(vec![(None, Settings { dir, precision })]))
+                match (own.is_empty(), named.first()) {
+                    (true, Some(_)) => Ok(OfFamily(named)),
+                    (false, Some((name, _))) => Err(A::Error::custom(format!(
+                        "the model beside \"{}\" has no name: give each of several models a \
+                         section such as [model.clip.b32]",
+                        name.as_deref().unwrap_or_default()
+                    ))),
+                    (_, None) => {
+                        let own = own.try_into::<Settings>();
+                        let own = own.map_err(|error| A::Error::custom(error.message()))?;
+                        Ok(OfFamily(vec![(None, own)]))
                     }
                 }
             }
@@ -129,8 +174,10 @@ impl<'de> Deserialize<'de> for ModelsSpec {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ModelsSpec, A::Error> {
                 let mut models = Vec::new();
                 while let Some(family) = map.next_key::<Family>()? {
-                    for (name, Settings { dir, precision }) in map.next_value::<OfFamily>()?.0 {
-                        models.push(ModelSpec { name, family, dir, precision });
+                    for (name, settings) in map.next_value::<OfFamily>()?.0 {
+                        let place = settings.place().map_err(A::Error::custom)?;
+                        let precision = settings.precision;
+                        models.push(DeclaredModel { name, family, place, precision });
                     }
                 }
                 ModelsSpec::new(models).map_err(A::Error::custom)
@@ -141,7 +188,7 @@ impl<'de> Deserialize<'de> for ModelsSpec {
 }
 
 impl ModelsSpec {
-    fn new(models: Vec<ModelSpec>) -> Result<Self, String> {
+    fn new(models: Vec<DeclaredModel>) -> Result<Self, String> {
         if models.is_empty() {
             return Err("needs a model, such as [model.clip]".into());
         }
@@ -183,12 +230,12 @@ impl Serialize for ModelsSpec {
     }
 }
 
-struct Named<'a>(&'a [&'a ModelSpec]);
+struct Named<'a>(&'a [&'a DeclaredModel]);
 
 impl Serialize for Named<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let name = |model: &ModelSpec| model.name.clone().unwrap_or_default();
-        let of = |model: &&ModelSpec| (name(model), Settings::of(model));
+        let name = |model: &DeclaredModel| model.name.clone().unwrap_or_default();
+        let of = |model: &&DeclaredModel| (name(model), Settings::of(model));
         serializer.collect_map(self.0.iter().map(of))
     }
 }
@@ -211,12 +258,13 @@ mod tests {
         let one = "[model.clip]\ndir = \"a\"\nprecision = \"f32\"\n";
         let several = "[model.clip.b32]\ndir = \"a\"\nprecision = \"auto\"\n\n\
                        [model.clip.l14]\ndir = \"b\"\nprecision = \"bf16\"\n";
-        for text in [one, several] {
+        let hub = "[model.siglip]\nhub = \"org/name\"\nrevision = \"main\"\nprecision = \"auto\"\n";
+        for text in [one, several, hub] {
             let file = read(text).expect("models");
             assert_eq!(toml::to_string(&file).expect("it is written"), text);
         }
         let keys = |text| -> Vec<String> {
-            read(text).expect("models").model.all().iter().map(ModelSpec::key).collect()
+            read(text).expect("models").model.all().iter().map(DeclaredModel::key).collect()
         };
         assert_eq!(keys(one), ["model.clip"]);
         assert_eq!(keys(several), ["model.clip.b32", "model.clip.l14"]);
@@ -230,6 +278,11 @@ mod tests {
             ("[model.clip]\nprecision = \"f32\"", "missing field `dir`"),
             ("[model.clip]\ndir = \"a\"\nprecison = \"f32\"", "its settings are `dir` and"),
             ("[model.clip.b32]\ndri = \"a\"", "unknown field `dri`"),
+            ("[model.clip]\ndir = 7", "invalid type: integer `7`"),
+            ("[model.clip]\ndir = \"a\"\nhub = \"a/b\"", "`dir` and `hub` are two places"),
+            ("[model.clip]\ndir = \"a\"\nrevision = \"x\"", "`revision` is for `hub`"),
+            ("[model.clip.x]\nhub = \"../b\"", "\"../b\" is no repository of the hub"),
+            ("[model.clip]\nhub = \"a/b\"\nrevision = \"/x\"", "\"/x\" is no revision"),
             ("[model.clip]\ndir = \"a\"\n[model.clip.b]\ndir = \"b\"", "beside \"b\" has no name"),
         ];
         for (text, wanted) in cases {

@@ -1,4 +1,5 @@
-//! `[image.url]`: the image column holds URLs. The one section that lets a run onto the network.
+//! `[image.url]`: the image column holds URLs. Besides `hub` of a model, what lets a run onto the
+//! network.
 //!
 //! What its words mean (host patterns, address ranges) is `images::net`'s to say.
 

@@ -89,14 +89,12 @@ impl OutputRows {
         // What is hidden comes after them.
         let from_input = self.schema.fields().len() - self.columns.len();
         let mut columns: Vec<ArrayRef> = batch.given().columns()[..from_input].to_vec();
-        let filled: Result<Vec<_>, _> =
-            self.columns.iter().map(|column| column.fill(batch)).collect();
+        for column in &self.columns {
+            columns.push(column.fill(batch)?);
+        }
         let options = RecordBatchOptions::new().with_row_count(Some(batch.given().num_rows()));
-        let rows = filled.and_then(|filled| {
-            columns.extend(filled);
-            RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
-        });
-        rows.map_err(|source| Error::Arrow { action: "put the output columns together", source })
+        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
+            .map_err(|source| Error::Arrow { action: "put the output columns together", source })
     }
 }
 

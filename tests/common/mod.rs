@@ -5,6 +5,7 @@
 #![expect(dead_code, reason = "each test binary uses its own part of this module")]
 
 pub mod family;
+pub mod hub;
 pub mod job;
 pub mod server;
 

@@ -11,5 +11,7 @@ out, to = map(Path, sys.argv[1:3])
 to.mkdir()
 for part in sorted(out.glob("part-*.parquet")):
     table = pq.read_table(part)
-    kept = table.select([*table.column_names[:5], "image_embedding"])
+    names = table.column_names
+    # What was declared first comes after the input's.
+    kept = table.select(names[: names.index("image_embedding") + 1])
     pq.write_table(kept.replace_schema_metadata(pq.read_metadata(part).metadata), to / part.name)

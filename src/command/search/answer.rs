@@ -137,7 +137,7 @@ fn queries(
         Towers { image: !spec.images.is_empty(), text: !spec.queries.is_empty(), states: false };
     if towers.image || towers.text {
         let encoder =
-            TableModel::find(table, index.name(), model.model.as_deref())?.load(model, towers)?;
+            TableModel::find(table, index.name(), model.model.as_ref())?.load(model, towers)?;
         if index.dim() != 0 && encoder.dim() != index.dim() {
             let (ours, theirs) = (encoder.dim(), index.dim());
             let name = index.name();

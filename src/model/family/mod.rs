@@ -81,7 +81,7 @@ impl Family {
     }
 
     /// The files that may hold the weights, the first that is there.
-    pub(super) fn weights_files(self) -> FileNames {
+    pub fn weights_files(self) -> FileNames {
         match self {
             Family::Clip | Family::Siglip => {
                 FileNames { config: CONFIG, single: &["model.safetensors"] }
