@@ -48,12 +48,14 @@ impl About {
                            neither; padded to the context",
             },
             Family::OpenClip => Self {
-                folder: "OpenCLIP's own, with its own ViT and text tower: open_clip_config.json, \
-                         open_clip_model.safetensors, tokenizer.json",
+                folder: "OpenCLIP's own, with its own ViT and text tower, or timm's ViT of SigLIP, \
+                         PE or EVA-02: open_clip_config.json, open_clip_model.safetensors, \
+                         tokenizer.json",
                 preprocessing: "`image_transform`: shortest side, longest side or squash; centre \
                                 crop (offset rounded)",
-                captions: "`SimpleTokenizer`: text mended as ftfy does, but for wrong encodings; \
-                           BPE, lower case",
+                captions: "text mended as ftfy does, but for wrong encodings, then \
+                           `SimpleTokenizer` (BPE, lower case), or `HFTokenizer` (tokenizer.json, \
+                           case and punctuation as tokenizer_kwargs says; padded to the context)",
             },
         }
     }
@@ -103,7 +105,7 @@ fn one(dir: &Path, as_json: bool) -> Result<(), Error> {
             "blocks": tower(&vision.tower),
             "pooling": match vision.pooling {
                 ImagePooling::ClassToken => "class token",
-                ImagePooling::Attention => "attention",
+                ImagePooling::Attention { .. } => "attention",
             },
         },
         "text_tower": {

@@ -37,16 +37,22 @@ SENTENCES = [
 ] * 20
 
 
-def siglip_tokenizer(out):
-    """spiece.model for `SiglipTokenizer`, and the same as tokenizer.json, as the hub's folders have both."""
+def trained_sentencepiece(pad_id=-1, bos_id=-1, eos_id=1, unk_id=2):
+    """SentencePiece's own description of a model of the sentences."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES), model_writer=model, vocab_size=180, model_type="unigram",
-        hard_vocab_limit=False, bos_id=-1, pad_id=-1, eos_id=1, unk_id=2, minloglevel=2)
-    (out / "spiece.model").write_bytes(model.getvalue())
+        hard_vocab_limit=False, bos_id=bos_id, pad_id=pad_id, eos_id=eos_id, unk_id=unk_id, minloglevel=2)
     from transformers.convert_slow_tokenizer import import_protobuf
     proto = import_protobuf().ModelProto()
     proto.ParseFromString(model.getvalue())
+    return proto
+
+
+def siglip_tokenizer(out):
+    """spiece.model for `SiglipTokenizer`, and the same as tokenizer.json, as the hub's folders have both."""
+    proto = trained_sentencepiece()
+    (out / "spiece.model").write_bytes(proto.SerializeToString())
     fast = Tokenizer(models.Unigram([(p.piece, p.score) for p in proto.pieces], unk_id=2))
     # As transformers' `SpmConverter` has it.
     fast.normalizer = normalizers.Sequence([normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::section::Section;
 use crate::error::Error;
 use crate::model::architecture::{
-    Activation, Architecture, ImagePooling, Pooling, Sight, TextConfig, TextProjection,
+    Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, Sight, TextConfig,
     TowerConfig, VisionConfig,
 };
 
@@ -47,6 +47,7 @@ fn vision(section: &Section) -> Result<VisionConfig, Error> {
         heads: 12,
         activation: Activation::QuickGelu,
         layer_norm_eps: 1e-5,
+        block: BlockKind::PreNorm,
     })?;
     section.check_channels()?;
     let [image_size, patch_size] = section.sides(224, 32)?;
@@ -56,8 +57,10 @@ fn vision(section: &Section) -> Result<VisionConfig, Error> {
         patch_size,
         patch_bias: false,
         pre_norm: true,
+        class_token: true,
+        rotary: None,
         pooling: ImagePooling::ClassToken,
-        projection: true,
+        projection: Projection::Product,
     })
 }
 
@@ -77,6 +80,7 @@ fn text(section: &Section) -> Result<TextConfig, Error> {
         heads: 8,
         activation: Activation::QuickGelu,
         layer_norm_eps: 1e-5,
+        block: BlockKind::PreNorm,
     })?;
     Ok(TextConfig {
         tower,
@@ -84,6 +88,6 @@ fn text(section: &Section) -> Result<TextConfig, Error> {
         context_length: section.size("max_position_embeddings", 77)?,
         pooling,
         sight: Sight::Causal,
-        projection: TextProjection::Product,
+        projection: Projection::Product,
     })
 }

@@ -9,6 +9,7 @@ mod clip;
 mod open_clip;
 mod section;
 mod siglip;
+mod timm;
 
 use std::path::Path;
 

@@ -1,14 +1,14 @@
 //! The layers that blocks are made of: product, layer norm and multi-layer perceptron.
 //!
 //! Tokens are rows: `[tokens, width]`, whatever sequence they belong to. Formulas:
-//! `CLIPMLP` and `CLIPEncoderLayer` of transformers' modeling_clip.py. Attention, the only
-//! thing that looks at sequences, is in `attend`.
+//! `CLIPMLP` and `CLIPEncoderLayer` of transformers' modeling_clip.py, `SwiGLU` of timm's mlp.py.
+//! Attention, the only thing that looks at sequences, is in `attend`.
 
 use tch::{Kind, TchError, Tensor};
 
 use super::loader::{Loader, torch};
 use crate::error::Error;
-use crate::model::architecture::{Activation, TowerConfig};
+use crate::model::architecture::{Activation, BlockKind, Projection, TowerConfig};
 use crate::model::cpu::Cpu;
 use crate::model::device::Placement;
 use crate::model::norm::{Affine, add_and_norm};
@@ -34,15 +34,18 @@ impl Linear {
 
     /// Loads with weight and bias multiplied by `scale`.
     fn load_scaled(loader: &Loader, names: &[String], scale: [f64; 2]) -> Result<Self, Error> {
-        let of = |what: &str| -> Vec<String> {
-            names.iter().map(|name| format!("{name}.{what}")).collect()
-        };
-        let scaled = |names: &[String], scale: f64| match (loader.stacked(names)?, scale) {
+        let weights = names.iter().map(|name| loader.tensor(&format!("{name}.weight")));
+        let weights = weights.collect::<Result<Vec<_>, _>>()?;
+        let biases = names.iter().zip(&weights).map(|(name, weight)| {
+            loader.tensor_or_zeros(&format!("{name}.bias"), weight.size()[0])
+        });
+        let biases = biases.collect::<Result<Vec<_>, _>>()?;
+        let scaled = |tensors: &[Tensor], scale: f64| match (stacked(tensors)?, scale) {
             (tensor, 1.0) => Ok(tensor),
-            (tensor, scale) => tensor.f_mul_scalar(scale).map_err(torch),
+            (tensor, scale) => tensor.f_mul_scalar(scale),
         };
-        let weight = scaled(&of("weight"), scale[0])?;
-        let bias = scaled(&of("bias"), scale[1])?;
+        let weight = scaled(&weights, scale[0]).map_err(torch)?;
+        let bias = scaled(&biases, scale[1]).map_err(torch)?;
         Self::new(loader, &names[0], [weight, bias])
     }
 
@@ -65,6 +68,37 @@ impl Linear {
         match self.fused {
             Some(onednn) => onednn.linear(x, (&self.weight, &self.bias), Epilogue::Nothing),
             None => x.f_linear(&self.weight, Some(&self.bias)),
+        }
+    }
+}
+
+/// Tensors under one another.
+fn stacked(tensors: &[Tensor]) -> Result<Tensor, TchError> {
+    match tensors {
+        [one] => Ok(one.shallow_clone()),
+        several => Tensor::f_cat(several, 0),
+    }
+}
+
+/// What takes a tower's vectors into the shared space, in f32.
+pub(super) struct Project(Option<(Tensor, Option<Tensor>)>);
+
+impl Project {
+    /// Loads `NAME.weight` `[embedding, width]`, and `NAME.bias` where there is one.
+    pub fn load(loader: &Loader, name: &str, projection: Projection) -> Result<Self, Error> {
+        let part = |part: &str| loader.placed_f32(&format!("{name}.{part}"));
+        Ok(Self(match projection {
+            Projection::None => None,
+            Projection::Product => Some((part("weight")?, None)),
+            Projection::ProductAndBias => Some((part("weight")?, Some(part("bias")?))),
+        }))
+    }
+
+    /// f32 `[n, width]` -> f32 `[n, embedding]`.
+    pub fn forward(&self, x: Tensor) -> Result<Tensor, TchError> {
+        match &self.0 {
+            None => Ok(x),
+            Some((weight, bias)) => x.f_linear(weight, bias.as_ref()),
         }
     }
 }
@@ -133,6 +167,20 @@ impl LayerNorm {
         Self::load_as(loader, name, (eps, Kind::Float, None))
     }
 
+    /// Of what is between a layer's products, where the tower's blocks have that: in the
+    /// precision of the run.
+    pub fn load_inner(
+        loader: &Loader,
+        name: &str,
+        tower: &TowerConfig,
+    ) -> Result<Option<Self>, Error> {
+        let like = (tower.layer_norm_eps, loader.placement.kind, None);
+        match tower.block {
+            BlockKind::PreNorm => Ok(None),
+            BlockKind::InnerNorm => Self::load_as(loader, name, like).map(Some),
+        }
+    }
+
     fn load_as(
         loader: &Loader,
         name: &str,
@@ -164,10 +212,19 @@ impl LayerNorm {
     }
 }
 
+/// The layer norm, where there is one.
+pub(super) fn normed(norm: Option<&LayerNorm>, x: Tensor) -> Result<Tensor, TchError> {
+    match norm {
+        Some(norm) => norm.forward(&x),
+        None => Ok(x),
+    }
+}
+
 /// The second half of a block: what happens to a token after it has looked at the others.
 pub(super) struct Mlp {
     norm: LayerNorm,
     up: Linear,
+    inner_norm: Option<LayerNorm>,
     down: Linear,
     activation: Activation,
 }
@@ -181,11 +238,16 @@ impl Mlp {
             (Some(_), Activation::QuickGelu) => QUICK_GELU,
             _ => 1.0,
         };
-        let named = |part: &str| [format!("{layer}.mlp.{part}")];
+        let named = |part: &str| format!("{layer}.mlp.{part}");
+        let up = match tower.activation {
+            Activation::SwiGlu => vec![named("gate"), named("fc1")],
+            _ => vec![named("fc1")],
+        };
         Ok(Self {
             norm: LayerNorm::load(loader, &format!("{layer}.layer_norm2"), tower.layer_norm_eps)?,
-            up: Linear::load_scaled(loader, &named("fc1"), [scale, scale])?,
-            down: Linear::load_scaled(loader, &named("fc2"), [1.0 / scale, 1.0])?,
+            up: Linear::load_scaled(loader, &up, [scale, scale])?,
+            inner_norm: LayerNorm::load_inner(loader, &named("norm"), tower)?,
+            down: Linear::load_scaled(loader, &[named("fc2")], [1.0 / scale, 1.0])?,
             activation: tower.activation,
         })
     }
@@ -193,6 +255,7 @@ impl Mlp {
     /// Adds `down(activation(up(norm(x))))` to the stream.
     pub fn forward(&self, stream: &mut Stream) -> Result<(), TchError> {
         let hidden = self.activated(&self.norm.of_stream(stream)?)?;
+        let hidden = normed(self.inner_norm.as_ref(), hidden)?;
         stream.add(self.down.forward(&hidden)?)
     }
 
@@ -204,6 +267,10 @@ impl Mlp {
             (Some(onednn), Activation::GeluTanh) => onednn.linear(x, parts, Epilogue::GeluTanh),
             (None, Activation::Gelu) => self.up.forward(x)?.f_gelu("none"),
             (None, Activation::GeluTanh) => self.up.forward(x)?.f_gelu("tanh"),
+            (_, Activation::SwiGlu) => {
+                let both = self.up.forward(x)?.f_chunk(2, 1)?;
+                both[0].f_silu()?.f_mul(&both[1])
+            }
             (None, Activation::QuickGelu) => {
                 let y = self.up.forward(x)?;
                 y.f_mul_scalar(QUICK_GELU)?.f_sigmoid_()?.f_mul_(&y)

@@ -10,11 +10,11 @@ use std::collections::HashMap;
 
 use tch::{TchError, Tensor};
 
-use super::block::{Blocks, Span};
-use super::layers::{LayerNorm, Stream};
+use super::block::{Blocks, Shared, Span};
+use super::layers::{LayerNorm, Project, Stream};
 use super::loader::Loader;
 use crate::error::Error;
-use crate::model::architecture::{Pooling, TextConfig, TextProjection};
+use crate::model::architecture::{Pooling, TextConfig};
 use crate::model::device::Placement;
 use crate::model::transfer::upload;
 
@@ -25,10 +25,7 @@ pub(super) struct TextTower {
     positions: Tensor,
     blocks: Blocks,
     final_norm: LayerNorm,
-    /// `[embedding, width]`, f32.
-    projection: Tensor,
-    /// `[embedding]`, f32.
-    projection_bias: Option<Tensor>,
+    projection: Project,
     placement: Placement,
 }
 
@@ -37,15 +34,13 @@ impl TextTower {
     pub fn load(loader: &Loader, config: &TextConfig, states: bool) -> Result<Self, Error> {
         let named = |name: &str| format!("text_model.{name}");
         let eps = config.tower.layer_norm_eps;
-        let has_bias = config.projection == TextProjection::ProductAndBias;
-        let projection_bias = has_bias.then(|| loader.placed_f32("text_projection.bias"));
+        let shared = Shared { tower: &config.tower, sight: config.sight, rotation: None };
         Ok(Self {
             tokens: loader.placed_f32(&named("embeddings.token_embedding.weight"))?,
             positions: loader.placed_f32(&named("embeddings.position_embedding.weight"))?,
-            blocks: Blocks::load(loader, "text_model", (&config.tower, config.sight), states)?,
+            blocks: Blocks::load(loader, "text_model", &shared, states)?,
             final_norm: LayerNorm::load_f32(loader, &named("final_layer_norm"), eps)?,
-            projection: loader.placed_f32("text_projection.weight")?,
-            projection_bias: projection_bias.transpose()?,
+            projection: Project::load(loader, "text_projection", config.projection)?,
             placement: loader.placement,
         })
     }
@@ -60,8 +55,7 @@ impl TextTower {
         });
         let pooled = self.place(&ends.collect::<Vec<_>>())?;
         let x = self.blocks.forward(self.embed(sequences)?, &spans(sequences), &pooled)?;
-        let x = self.final_norm.forward(&x)?;
-        x.f_linear(&self.projection, self.projection_bias.as_ref())
+        self.projection.forward(self.final_norm.forward(&x)?)
     }
 
     /// Sequences of one length -> f32 `[tokens, width]`, after the last layer norm.
