@@ -47,6 +47,13 @@ impl About {
                            punctuation, `Siglip2Tokenizer` lower-cases, `GemmaTokenizer` does \
                            neither; padded to the context",
             },
+            Family::ChineseClip => Self {
+                folder: "transformers' `ChineseCLIPModel`: config.json, model.safetensors, \
+                         preprocessor_config.json, tokenizer.json or vocab.txt",
+                preprocessing: "`ChineseCLIPImageProcessor`: as `clip`",
+                captions: "`BertTokenizer`: WordPiece, lower case unless tokenizer_config.json \
+                           says otherwise",
+            },
             Family::OpenClip => Self {
                 folder: "OpenCLIP's own, with its own ViT and text tower, or timm's ViT of SigLIP, \
                          PE or EVA-02: open_clip_config.json, open_clip_model.safetensors, \
@@ -120,6 +127,7 @@ fn one(dir: &Path, as_json: bool) -> Result<(), Error> {
                 Pooling::HighestId => "first token of the highest id".to_owned(),
                 Pooling::FirstOf(id) => format!("first token {id}"),
                 Pooling::Last => "last token".to_owned(),
+                Pooling::First => "first token".to_owned(),
             },
         },
         "preprocessing": pixels,

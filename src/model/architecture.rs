@@ -76,9 +76,20 @@ pub struct TextConfig {
     pub vocab_size: i64,
     /// The most tokens in a caption, control tokens included.
     pub context_length: i64,
+    pub embedding: TokenEmbedding,
     pub pooling: Pooling,
     pub sight: Sight,
     pub projection: Projection,
+}
+
+/// What a token's own vector is added to, before the first block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenEmbedding {
+    /// A row of a table of positions, as long as the context.
+    Positions,
+    /// The same of a table of so many rows, of which the first token has this one; and the first
+    /// of so many segments. The sum is normalised. BERT's; RoBERTa's first position is 2.
+    Bert { positions: i64, first: i64, segments: i64 },
 }
 
 /// What takes the one vector that a tower makes into the shared space.
@@ -119,6 +130,9 @@ pub enum BlockKind {
     /// The same, with two more layer norms: of what the heads saw and of what is between the
     /// perceptron's products. Keys have no bias. EVA-02's.
     InnerNorm,
+    /// Layer norms of the sums after attention and after the perceptron, and none after the last
+    /// block: BERT's.
+    PostNorm,
 }
 
 /// The function between the two products of a block. A property of the weights: the wrong one
@@ -157,4 +171,6 @@ pub enum Pooling {
     FirstOf(i64),
     /// The last position of a caption that is padded up to the context: SigLIP.
     Last,
+    /// The first position: BERT.
+    First,
 }

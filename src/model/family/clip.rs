@@ -11,7 +11,7 @@ use super::section::Section;
 use crate::error::Error;
 use crate::model::architecture::{
     Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, Sight, TextConfig,
-    TowerConfig, VisionConfig,
+    TokenEmbedding, TowerConfig, VisionConfig,
 };
 
 /// Reads config.json.
@@ -31,7 +31,7 @@ pub fn read(dir: &Path) -> Result<Architecture, Error> {
 
 /// A tower's object. `{name}_dict`, where an old file has it, counts alone: transformers
 /// completes it with defaults and lets the result override `name`.
-fn tower(root: &Section, name: &str) -> Result<Section, Error> {
+pub fn tower(root: &Section, name: &str) -> Result<Section, Error> {
     let old = format!("{name}_dict");
     match root.map.get(&old).is_some_and(|value| !value.is_null()) {
         true => root.section(&old),
@@ -39,7 +39,8 @@ fn tower(root: &Section, name: &str) -> Result<Section, Error> {
     }
 }
 
-fn vision(section: &Section) -> Result<VisionConfig, Error> {
+/// The image tower.
+pub fn vision(section: &Section) -> Result<VisionConfig, Error> {
     let tower = section.tower(TowerConfig {
         width: 768,
         mlp_width: 3072,
@@ -86,6 +87,7 @@ fn text(section: &Section) -> Result<TextConfig, Error> {
         tower,
         vocab_size: section.size("vocab_size", 49408)?,
         context_length: section.size("max_position_embeddings", 77)?,
+        embedding: TokenEmbedding::Positions,
         pooling,
         sight: Sight::Causal,
         projection: Projection::Product,

@@ -5,6 +5,8 @@
 //! towers its name in the weights. What the towers do with them is the same for all (see
 //! `tower`). How a family preprocesses images and captions is in `images` and `text`.
 
+mod bert;
+mod chinese_clip;
 mod clip;
 mod open_clip;
 mod section;
@@ -35,6 +37,9 @@ pub(super) fn describe(spec: &ModelSpec) -> Result<Described, Error> {
             Ok(Described { architecture: clip::read(dir)?, names: Names::Transformers })
         }
         Family::Siglip => Ok(Described { architecture: siglip::read(dir)?, names: Names::Siglip }),
+        Family::ChineseClip => {
+            Ok(Described { architecture: chinese_clip::read(dir)?, names: Names::ChineseClip })
+        }
         Family::OpenClip => {
             let (architecture, layout) = open_clip::read(dir)?;
             Ok(Described { architecture, names: Names::OpenClip(layout) })
@@ -64,6 +69,7 @@ pub fn detect(dir: &Path) -> Result<Family, Error> {
     }
     match section::Section::read(dir, CONFIG)?.model_type() {
         "siglip" => Ok(Family::Siglip),
+        "chinese_clip" => Ok(Family::ChineseClip),
         // Its reader says what is wrong with others.
         _ => Ok(Family::Clip),
     }
@@ -76,7 +82,7 @@ impl Family {
     /// The file that describes the model.
     pub fn config_file(self) -> &'static str {
         match self {
-            Family::Clip | Family::Siglip => CONFIG,
+            Family::Clip | Family::Siglip | Family::ChineseClip => CONFIG,
             Family::OpenClip => open_clip::CONFIG,
         }
     }
@@ -84,7 +90,7 @@ impl Family {
     /// The files that may hold the weights, the first that is there.
     pub(super) fn weights_files(self) -> FileNames {
         match self {
-            Family::Clip | Family::Siglip => {
+            Family::Clip | Family::Siglip | Family::ChineseClip => {
                 FileNames { config: CONFIG, single: &["model.safetensors"] }
             }
             Family::OpenClip => FileNames {
@@ -97,7 +103,7 @@ impl Family {
     /// The keys of the image's side, of the context's length and of the vocabulary's size.
     pub(super) fn keys(self) -> Keys {
         match self {
-            Family::Clip | Family::Siglip => Keys {
+            Family::Clip | Family::Siglip | Family::ChineseClip => Keys {
                 image_size: "vision_config.image_size",
                 context: "text_config.max_position_embeddings",
                 vocab_size: "text_config.vocab_size",
@@ -125,6 +131,7 @@ pub(super) struct Keys {
 pub(super) enum Names {
     Transformers,
     Siglip,
+    ChineseClip,
     OpenClip(open_clip::Layout),
 }
 
@@ -134,6 +141,7 @@ impl Names {
         match self {
             Names::Transformers => Source::whole(tensor),
             Names::Siglip => siglip::source(tensor),
+            Names::ChineseClip => chinese_clip::source(tensor),
             Names::OpenClip(layout) => open_clip::source(layout, tensor),
         }
     }

@@ -14,7 +14,7 @@ use super::{Part, Source, timm};
 use crate::error::Error;
 use crate::model::architecture::{
     Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, Sight, TextConfig,
-    TowerConfig, VisionConfig,
+    TokenEmbedding, TowerConfig, VisionConfig,
 };
 use crate::model::weights::Weights;
 use crate::spec::Family;
@@ -167,6 +167,7 @@ fn read_text(section: &Section, quick: bool) -> Result<TextConfig, Error> {
         tower: tower(section, (section.size("width", 512)?, heads), ("heads", quick))?,
         vocab_size: section.size("vocab_size", 49408)?,
         context_length: section.size("context_length", 77)?,
+        embedding: TokenEmbedding::Positions,
         pooling,
         sight,
         projection,

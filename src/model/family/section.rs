@@ -61,7 +61,7 @@ impl Section {
             "is \"{found}\": [model.{wanted}] reads folders of transformers' {class}, whose \
              model_type is \"{wanted}\"{}",
             match found {
-                "clip" | "siglip" => format!("; take [model.{found}]"),
+                "clip" | "siglip" | "chinese_clip" => format!("; take [model.{found}]"),
                 _ => String::new(),
             }
         );

@@ -13,7 +13,7 @@ use super::{Part, Source};
 use crate::error::Error;
 use crate::model::architecture::{
     Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, Sight, TextConfig,
-    TowerConfig, VisionConfig,
+    TokenEmbedding, TowerConfig, VisionConfig,
 };
 
 /// Reads config.json.
@@ -86,6 +86,7 @@ fn text(section: &Section) -> Result<TextConfig, Error> {
         tower: section.tower(defaults())?,
         vocab_size: section.size("vocab_size", 32_000)?,
         context_length: section.size("max_position_embeddings", 64)?,
+        embedding: TokenEmbedding::Positions,
         pooling: Pooling::Last,
         sight: Sight::Full,
         projection: Projection::ProductAndBias,

@@ -3,12 +3,12 @@
 //! Sequences lie one after another without padding, `[tokens, width]`, and a `Span` says which
 //! rows belong together. Only attention looks at spans (see `attend`), so sequences of all
 //! lengths share one matrix product. Formulas: `CLIPAttention` and `CLIPEncoderLayer` of
-//! transformers' modeling_clip.py, `EvaBlock` of timm's eva.py.
+//! transformers' modeling_clip.py, `BertLayer` of its modeling_bert.py, `EvaBlock` of timm's eva.py.
 
 use tch::{TchError, Tensor};
 
 use super::attend::{Attend, Packed};
-use super::layers::{LayerNorm, Linear, Mlp, Stream, normed};
+use super::layers::{BlockNorm, LayerNorm, Linear, Mlp, Stream, normed};
 use super::loader::Loader;
 use super::rotation::Rotation;
 use crate::error::Error;
@@ -92,7 +92,7 @@ impl Blocks {
 
 /// A block in which every token goes on.
 struct Block {
-    norm: LayerNorm,
+    norm: BlockNorm,
     qkv: Linear,
     inner_norm: Option<LayerNorm>,
     out: Linear,
@@ -105,7 +105,7 @@ impl Block {
         let Shared { tower, sight, rotation } = *shared;
         let named = |part: &str| format!("{layer}.self_attn.{part}_proj");
         Ok(Self {
-            norm: LayerNorm::load(loader, &format!("{layer}.layer_norm1"), tower.layer_norm_eps)?,
+            norm: BlockNorm::load(loader, &format!("{layer}.layer_norm1"), tower)?,
             qkv: Linear::load(loader, &["q", "k", "v"].map(named))?,
             inner_norm: inner_norm(loader, layer, tower)?,
             out: Linear::load(loader, &[named("out")])?,
@@ -115,10 +115,11 @@ impl Block {
     }
 
     fn forward(&self, stream: &mut Stream, spans: &[Span]) -> Result<(), TchError> {
-        let qkv = self.qkv.forward(&self.norm.of_stream(stream)?)?;
+        let qkv = self.qkv.forward(&self.norm.before(stream)?)?;
         let seen = self.attend.forward(Packed::Together(&qkv), spans)?;
         let seen = normed(self.inner_norm.as_ref(), seen)?;
         stream.add(self.out.forward(&seen)?)?;
+        self.norm.after(stream)?;
         self.mlp.forward(stream)
     }
 }
@@ -126,7 +127,7 @@ impl Block {
 /// The last block, of which one token of each sequence is read: only that token asks and goes
 /// on. It sees its whole sequence, so there is no mask.
 struct PooledBlock {
-    norm: LayerNorm,
+    norm: BlockNorm,
     q: Linear,
     kv: Linear,
     inner_norm: Option<LayerNorm>,
@@ -140,7 +141,7 @@ impl PooledBlock {
         let Shared { tower, rotation, .. } = *shared;
         let named = |part: &str| format!("{layer}.self_attn.{part}_proj");
         Ok(Self {
-            norm: LayerNorm::load(loader, &format!("{layer}.layer_norm1"), tower.layer_norm_eps)?,
+            norm: BlockNorm::load(loader, &format!("{layer}.layer_norm1"), tower)?,
             q: Linear::load(loader, &[named("q")])?,
             kv: Linear::load(loader, &["k", "v"].map(named))?,
             inner_norm: inner_norm(loader, layer, tower)?,
@@ -156,13 +157,14 @@ impl PooledBlock {
         spans: &[Span],
         pooled: &Tensor,
     ) -> Result<Tensor, TchError> {
-        let x = self.norm.of_stream(&mut stream)?;
+        let x = self.norm.before(&mut stream)?;
         let q = self.q.forward(&x.f_index_select(0, pooled)?)?;
         let kv = self.kv.forward(&x)?;
         let seen = self.attend.forward(Packed::OneQuery { q: &q, kv: &kv }, spans)?;
         let seen = normed(self.inner_norm.as_ref(), seen)?;
         let mut stream = stream.select(pooled)?;
         stream.add(self.out.forward(&seen)?)?;
+        self.norm.after(&mut stream)?;
         self.mlp.forward(&mut stream)?;
         stream.finish()
     }

@@ -1,7 +1,8 @@
 //! The layers that blocks are made of: product, layer norm and multi-layer perceptron.
 //!
 //! Tokens are rows: `[tokens, width]`, whatever sequence they belong to. Formulas:
-//! `CLIPMLP` and `CLIPEncoderLayer` of transformers' modeling_clip.py, `SwiGLU` of timm's mlp.py.
+//! `CLIPMLP` and `CLIPEncoderLayer` of transformers' modeling_clip.py, `BertLayer` of its
+//! modeling_bert.py, `SwiGLU` of timm's mlp.py.
 //! Attention, the only thing that looks at sequences, is in `attend`.
 
 use tch::{Kind, TchError, Tensor};
@@ -156,7 +157,7 @@ pub(super) struct LayerNorm {
 
 impl LayerNorm {
     /// Of a stream.
-    pub fn load(loader: &Loader, name: &str, eps: f64) -> Result<Self, Error> {
+    fn load(loader: &Loader, name: &str, eps: f64) -> Result<Self, Error> {
         let cpu = Cpu::get(loader.placement);
         let kind = if cpu.is_some() { Kind::Float } else { loader.placement.kind };
         Self::load_as(loader, name, (eps, kind, cpu))
@@ -176,7 +177,7 @@ impl LayerNorm {
     ) -> Result<Option<Self>, Error> {
         let like = (tower.layer_norm_eps, loader.placement.kind, None);
         match tower.block {
-            BlockKind::PreNorm => Ok(None),
+            BlockKind::PreNorm | BlockKind::PostNorm => Ok(None),
             BlockKind::InnerNorm => Self::load_as(loader, name, like).map(Some),
         }
     }
@@ -201,14 +202,54 @@ impl LayerNorm {
     }
 
     /// Of the stream as it is now, in the precision of the run.
-    pub fn of_stream(&self, stream: &mut Stream) -> Result<Tensor, TchError> {
+    fn of_stream(&self, stream: &mut Stream) -> Result<Tensor, TchError> {
         let Some(cpu) = self.cpu else {
             stream.settle()?;
             return self.forward(&stream.x);
         };
-        let affine = Affine { weight: &self.weight, bias: &self.bias, eps: self.eps };
         let pending = stream.pending.take();
-        add_and_norm(cpu, &mut stream.x, pending.as_ref(), (&affine, self.kind))
+        add_and_norm(cpu, &mut stream.x, pending.as_ref(), (&self.affine(), self.kind))
+    }
+
+    /// Puts the layer norm of the stream in its place.
+    fn replace(&self, stream: &mut Stream) -> Result<(), TchError> {
+        stream.settle()?;
+        stream.x = match self.cpu {
+            Some(cpu) => add_and_norm(cpu, &mut stream.x, None, (&self.affine(), Kind::Float))?,
+            None => self.forward(&stream.x)?,
+        };
+        Ok(())
+    }
+
+    fn affine(&self) -> Affine<'_> {
+        Affine { weight: &self.weight, bias: &self.bias, eps: self.eps }
+    }
+}
+
+/// One of the two layer norms of a block, where the block's kind has it.
+pub(super) struct BlockNorm {
+    norm: LayerNorm,
+    after: bool,
+}
+
+impl BlockNorm {
+    pub fn load(loader: &Loader, name: &str, tower: &TowerConfig) -> Result<Self, Error> {
+        let norm = LayerNorm::load(loader, name, tower.layer_norm_eps)?;
+        Ok(Self { norm, after: tower.block == BlockKind::PostNorm })
+    }
+
+    /// What a layer sees of the stream, in the precision of the run.
+    pub fn before(&self, stream: &mut Stream) -> Result<Tensor, TchError> {
+        if !self.after {
+            return self.norm.of_stream(stream);
+        }
+        stream.settle()?;
+        stream.x.f_to_kind(self.norm.kind)
+    }
+
+    /// What becomes of the stream once the layer's output was added.
+    pub fn after(&self, stream: &mut Stream) -> Result<(), TchError> {
+        if self.after { self.norm.replace(stream) } else { Ok(()) }
     }
 }
 
@@ -222,7 +263,7 @@ pub(super) fn normed(norm: Option<&LayerNorm>, x: Tensor) -> Result<Tensor, TchE
 
 /// The second half of a block: what happens to a token after it has looked at the others.
 pub(super) struct Mlp {
-    norm: LayerNorm,
+    norm: BlockNorm,
     up: Linear,
     inner_norm: Option<LayerNorm>,
     down: Linear,
@@ -244,7 +285,7 @@ impl Mlp {
             _ => vec![named("fc1")],
         };
         Ok(Self {
-            norm: LayerNorm::load(loader, &format!("{layer}.layer_norm2"), tower.layer_norm_eps)?,
+            norm: BlockNorm::load(loader, &format!("{layer}.layer_norm2"), tower)?,
             up: Linear::load_scaled(loader, &up, [scale, scale])?,
             inner_norm: LayerNorm::load_inner(loader, &named("norm"), tower)?,
             down: Linear::load_scaled(loader, &[named("fc2")], [1.0 / scale, 1.0])?,
@@ -252,11 +293,12 @@ impl Mlp {
         })
     }
 
-    /// Adds `down(activation(up(norm(x))))` to the stream.
+    /// Adds `down(activation(up(norm(x))))` to the stream, or normalises the sum.
     pub fn forward(&self, stream: &mut Stream) -> Result<(), TchError> {
-        let hidden = self.activated(&self.norm.of_stream(stream)?)?;
+        let hidden = self.activated(&self.norm.before(stream)?)?;
         let hidden = normed(self.inner_norm.as_ref(), hidden)?;
-        stream.add(self.down.forward(&hidden)?)
+        stream.add(self.down.forward(&hidden)?)?;
+        self.norm.after(stream)
     }
 
     fn activated(&self, x: &Tensor) -> Result<Tensor, TchError> {

@@ -5,7 +5,8 @@
 //! perceptron are called as a block's are.
 
 use crate::model::architecture::{
-    Activation, Architecture, BlockKind, ImagePooling, Projection, TowerConfig,
+    Activation, Architecture, BlockKind, ImagePooling, Projection, TextConfig, TokenEmbedding,
+    TowerConfig,
 };
 use crate::model::weights::Expected;
 
@@ -31,13 +32,12 @@ pub(in crate::model) fn expected(architecture: &Architecture) -> Vec<Expected> {
     }
     all.push("vision_model.embeddings.position_embedding.weight", &[vision.tokens(), v]);
     all.push("text_model.embeddings.token_embedding.weight", &[text.vocab_size, t]);
-    all.push("text_model.embeddings.position_embedding.weight", &[text.context_length, t]);
+    all.token_embedding(text);
     if vision.pre_norm {
         // The misspelling is transformers'.
         all.affine("vision_model.pre_layrnorm", &[v]);
     }
     all.affine("vision_model.post_layernorm", &[v]);
-    all.affine("text_model.final_layer_norm", &[t]);
     all.blocks("vision_model", &vision.tower);
     all.blocks("text_model", &text.tower);
     if vision.class_token {
@@ -76,6 +76,22 @@ impl List {
         }
     }
 
+    /// What is added to tokens, and the layer norms outside of the text tower's blocks.
+    fn token_embedding(&mut self, text: &TextConfig) {
+        let (width, positions) = (text.tower.width, "text_model.embeddings.position_embedding");
+        match text.embedding {
+            TokenEmbedding::Positions => {
+                self.push(&format!("{positions}.weight"), &[text.context_length, width]);
+                self.affine("text_model.final_layer_norm", &[width]);
+            }
+            TokenEmbedding::Bert { positions: rows, segments, .. } => {
+                self.push(&format!("{positions}.weight"), &[rows, width]);
+                self.push("text_model.embeddings.segment_embedding.weight", &[segments, width]);
+                self.affine("text_model.embeddings.layer_norm", &[width]);
+            }
+        }
+    }
+
     fn blocks(&mut self, prefix: &str, tower: &TowerConfig) {
         for layer in 0..tower.layers {
             let layer = format!("{prefix}.encoder.layers.{layer}");
@@ -92,7 +108,7 @@ impl List {
             self.affine(&named(part), &square);
         }
         match tower.block {
-            BlockKind::PreNorm => self.affine(&named("k_proj"), &square),
+            BlockKind::PreNorm | BlockKind::PostNorm => self.affine(&named("k_proj"), &square),
             BlockKind::InnerNorm => {
                 self.push(&named("k_proj.weight"), &square);
                 self.affine(&named("norm"), &[tower.width]);
