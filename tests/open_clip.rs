@@ -24,19 +24,20 @@ fn openclips_folders_agree_with_open_clip() {
         let folder = folder(name);
         folder.agrees(300, folder.expected.captions.len());
     }
-    for name in ["siglip", "siglip2"] {
+    for name in ["siglip", "siglip2", "xlm", "xlm_cls"] {
         folder(name).agrees(300, 120);
     }
     let one = folder("quick_gelu");
     common::scores_and_searches("open_clip", &one.dir);
     what_is_wrong_is_seen(&one);
     what_is_not_supported_is_refused(&one);
-    wrong_towers_of_timm_are_seen(folder);
+    wrong_towers_of_timm_are_seen(&folder);
+    wrong_towers_of_hugging_face_are_seen(&folder);
 }
 
 /// A name whose tower has other activations or other rotary positions is far from the oracle; a
 /// tower that is not known, or read in another way, is refused.
-fn wrong_towers_of_timm_are_seen(folder: impl Fn(&str) -> Folder) {
+fn wrong_towers_of_timm_are_seen(folder: &dyn Fn(&str) -> Folder) {
     fn vision(key: &'static str, value: impl Into<Value>) -> impl FnOnce(&mut Value) {
         let value = value.into();
         move |config| config["model_cfg"]["vision_cfg"][key] = value
@@ -69,6 +70,26 @@ fn wrong_towers_of_timm_are_seen(folder: impl Fn(&str) -> Folder) {
         let error = Tokenizer::of(&siglip.spec, 16, &CaptionSpec::default()).err().unwrap();
         assert!(error.to_string().contains("tokenizer_class is \"BertTokenizer\""), "{error}");
     });
+}
+
+/// Another pooling is far from the oracle; a tower that is not known is refused.
+fn wrong_towers_of_hugging_face_are_seen(folder: &dyn Fn(&str) -> Folder) {
+    fn text(key: &'static str, value: impl Into<Value>) -> impl FnOnce(&mut Value) {
+        let value = value.into();
+        move |config| config["model_cfg"]["text_cfg"][key] = value
+    }
+    let one = folder("xlm");
+    one.with(CONFIG, text("hf_pooler_type", "cls_last_hidden_state_pooler"), || {
+        let [image, text] = one.apart(F32);
+        assert!(image <= 1e-5 && text > 1e-3, "{image:e}, {text:e}");
+    });
+    let clean = text("tokenizer_kwargs", json!({"clean": "canonicalize"}));
+    one.with(CONFIG, clean, || assert!(one.other_captions() > 50));
+    one.refuses(CONFIG, text("hf_pooler_type", "max_pooler"), "hf_pooler_type is \"max_pooler\"");
+    one.refuses(CONFIG, text("hf_proj_type", "both"), "hf_proj_type is \"both\"");
+    one.refuses(CONFIG, text("hf_tokenizer_name", ""), "hf_tokenizer_name is missing");
+    one.refuses(CONFIG, text("hf_model_name", "bert-base"), "of Hugging Face's towers clipmill");
+    one.refuses(CONFIG, text("context_length", 89), "the weights have 90 positions");
 }
 
 /// The oracle can fail: another activation, filter, crop or rule for captions is far from it.

@@ -55,14 +55,15 @@ impl About {
                            says otherwise",
             },
             Family::OpenClip => Self {
-                folder: "OpenCLIP's own, with its own ViT and text tower, or timm's ViT of SigLIP, \
-                         PE or EVA-02: open_clip_config.json, open_clip_model.safetensors, \
+                folder: "OpenCLIP's own, with its own ViT or timm's of SigLIP, PE or EVA-02, its \
+                         own text tower or XLM-RoBERTa: open_clip_config.json, open_clip_model.safetensors, \
                          tokenizer.json",
                 preprocessing: "`image_transform`: shortest side, longest side or squash; centre \
                                 crop (offset rounded)",
                 captions: "text mended as ftfy does, but for wrong encodings, then \
                            `SimpleTokenizer` (BPE, lower case), or `HFTokenizer` (tokenizer.json, \
-                           case and punctuation as tokenizer_kwargs says; padded to the context)",
+                           case and punctuation as tokenizer_kwargs says; padded to the context but \
+                           for XLM-RoBERTa)",
             },
         }
     }
@@ -128,6 +129,8 @@ fn one(dir: &Path, as_json: bool) -> Result<(), Error> {
                 Pooling::FirstOf(id) => format!("first token {id}"),
                 Pooling::Last => "last token".to_owned(),
                 Pooling::First => "first token".to_owned(),
+                Pooling::FirstThroughTanh => "first token, through a tanh".to_owned(),
+                Pooling::Mean => "mean of the tokens".to_owned(),
             },
         },
         "preprocessing": pixels,

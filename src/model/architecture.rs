@@ -99,6 +99,10 @@ pub enum Projection {
     None,
     Product,
     ProductAndBias,
+    /// Two products without biases and the exact GELU between: open_clip's `hf_proj_type: mlp`.
+    Perceptron {
+        hidden: i64,
+    },
 }
 
 /// Whether a token sees only itself and those before it.
@@ -161,7 +165,7 @@ impl Activation {
     }
 }
 
-/// The position at which the text tower's output is read.
+/// Where the text tower's output is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
     /// The first position of the highest id: open_clip's `argmax`, and configurations written
@@ -173,4 +177,8 @@ pub enum Pooling {
     Last,
     /// The first position: BERT.
     First,
+    /// The same through a product and a tanh: `BertPooler`.
+    FirstThroughTanh,
+    /// The mean of all positions.
+    Mean,
 }

@@ -32,6 +32,8 @@ struct ModelConfig {
 #[derive(Deserialize, Default)]
 struct TextConfig {
     #[serde(default)]
+    hf_model_name: Option<String>,
+    #[serde(default)]
     hf_tokenizer_name: Option<String>,
     #[serde(default)]
     tokenizer_mode: Option<String>,
@@ -65,6 +67,10 @@ pub(super) fn rules(dir: &Path, spec: &CaptionSpec) -> Result<Rules, Error> {
     }
     let clean = Clean::OpenClip(clean);
     let mut rules = match named {
+        // A tower of Hugging Face is told which tokens only fill a caption up.
+        true if text_cfg.hf_model_name.is_some() => {
+            Rules { fill: None, ..of_hugging_face(dir, clean)? }
+        }
         true => of_hugging_face(dir, clean)?,
         false => {
             let rules = clip::rules(dir, spec, clip::Normalize::Not)?;

@@ -15,6 +15,7 @@ import random
 import sys
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import ftfy
 import numpy as np
@@ -28,7 +29,7 @@ import open_clip  # noqa: E402
 from open_clip.tokenizer import default_bpe  # noqa: E402
 
 from timm.models import _registry as registry  # noqa: E402
-from transformers import GemmaTokenizer, T5Tokenizer  # noqa: E402
+from transformers import GemmaTokenizer, T5Tokenizer, XLMRobertaConfig, XLMRobertaTokenizer  # noqa: E402
 
 from pictures import write_images  # noqa: E402
 from siglip import SENTENCES, gemma_tokenizer, trained_sentencepiece, usable  # noqa: E402
@@ -52,6 +53,7 @@ SIGLIP_TEXT = dict(context_length=16, no_causal_mask=True, proj_bias=True, pool_
                    norm_kwargs=dict(eps=1e-6), hf_tokenizer_name="x", tokenizer_kwargs=dict(clean="canonicalize"))
 SQUASH = dict(mean=[0.5] * 3, std=[0.5] * 3, interpolation="bicubic", resize_mode="squash")
 CUSTOM = dict(custom_text=True)
+VOCAB = 190  # of XLM-RoBERTa; more than the tokenizer has
 
 # The same with an image tower of timm.
 CASES |= {
@@ -70,6 +72,16 @@ CASES |= {
     "eva02": (CUSTOM, dict(timm_model_name="eva02_base_patch16_clip_224", timm_pool="token", timm_proj=None), {},
               dict(interpolation="bicubic")),
 }
+
+# The same with a text tower of Hugging Face, of the image towers above.
+CASES |= {
+    "xlm": ({}, {}, dict(hf_model_name="xlm-roberta-base", hf_tokenizer_name="x", hf_pooler_type="mean_pooler"), {}),
+    "xlm_cls": (CUSTOM, dict(timm_model_name="eva02_base_patch16_clip_224", timm_pool="token", timm_proj=None),
+                dict(context_length=16, hf_model_name="xlm-roberta-large", hf_tokenizer_name="x",
+                     hf_pooler_type="cls_pooler", hf_proj_type="linear", tokenizer_kwargs=dict(clean="lower")), SQUASH),
+}
+HF_TEXT = {"xlm-roberta-base": dict(hidden_size=48, num_attention_heads=12),
+           "xlm-roberta-large": dict(hidden_size=64, num_attention_heads=16)}
 
 # Name -> what of it is smaller. Heads are the name's.
 TIMM = {
@@ -98,8 +110,19 @@ def write_vocabulary(out):
     (out / "merges.txt").write_text("\n".join(["#version: 0.2", *lines]) + "\n", encoding="utf-8")
 
 
+def shrunk_text(name):
+    """The facts of config.json of XLM-RoBERTa, and smaller sizes."""
+    return XLMRobertaConfig(vocab_size=VOCAB, num_hidden_layers=3, intermediate_size=72, max_position_embeddings=90,
+                            type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1, **HF_TEXT[name])
+
+
 def write_tokenizer(out, name):
     """The tokenizer of a folder of Hugging Face, and the size of its vocabulary."""
+    if name.startswith("xlm"):
+        proto = trained_sentencepiece(bos_id=0, pad_id=1, eos_id=2, unk_id=3)
+        XLMRobertaTokenizer(vocab=[(p.piece, p.score) for p in proto.pieces],
+                            _spm_precompiled_charsmap=proto.normalizer_spec.precompiled_charsmap).save_pretrained(out)
+        return VOCAB
     if name == "siglip2":
         return gemma_tokenizer(out, GemmaTokenizer)[1]
     proto = trained_sentencepiece(pad_id=0)
@@ -114,7 +137,7 @@ def randomise(model, seed):
         if name in ("logit_scale", "logit_bias"):
             continue
         values = torch.randn(weight.shape, generator=generator)
-        if any(part.startswith(("ln_", "norm")) for part in name.split(".")) and name.endswith("weight"):
+        if any(part.startswith(("ln_", "norm", "LayerNorm")) for part in name.split(".")) and name.endswith("weight"):
             weight.data = 1 + 0.2 * values
         elif name.endswith("bias"):
             weight.data = 0.3 * values
@@ -138,7 +161,9 @@ def make(out, name, seed):
     else:
         write_vocabulary(out)
     (out / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=model_cfg, preprocess_cfg=preprocess)))
-    cls = open_clip.CustomTextCLIP if extra.get("custom_text") else open_clip.CLIP
+    hugging_face = "hf_model_name" in text
+    model_cfg["text_cfg"]["hf_model_pretrained"] = False
+    cls = open_clip.CustomTextCLIP if extra.get("custom_text") or hugging_face else open_clip.CLIP
     built = cls(**{key: value for key, value in model_cfg.items() if key != "custom_text"})
     randomise(built, seed)
     weights = "open_clip_pytorch_model.safetensors" if name == "longest" else "open_clip_model.safetensors"
@@ -165,6 +190,9 @@ def make(out, name, seed):
     if "hf_tokenizer_name" in text:
         captions = [caption for caption in captions if usable(caption)] + SENTENCES[:5]
         ids = tokenizer(captions).tolist()
+        if hugging_face:
+            # The rest is padding, which the tower is told to look away from.
+            ids = [[each for each in row if each != tokenizer.tokenizer.pad_token_id] for row in ids]
         clean = [tokenizer.clean_fn(caption) for caption in captions]
         whole = [len(each) for each in tokenizer.tokenizer(clean)["input_ids"]]
     else:
@@ -195,6 +223,7 @@ def mended(caption):
 
 
 def main():
+    open_clip.hf_model.AutoConfig = SimpleNamespace(from_pretrained=shrunk_text)
     for name, sizes in TIMM.items():
         shrink(name, sizes)
     for seed, name in enumerate(CASES):

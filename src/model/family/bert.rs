@@ -12,11 +12,12 @@ pub fn source(prefix: &str, tensor: &str) -> Option<Source> {
         let found = parts.iter().find_map(|(from, to)| Some((*to, name.strip_prefix(from)?)));
         found.map(|(to, part)| format!("{to}{part}"))
     };
-    const EMBEDDINGS: [(&str, &str); 4] = [
+    const OUTSIDE: [(&str, &str); 5] = [
         ("embeddings.token_embedding.", "embeddings.word_embeddings."),
         ("embeddings.position_embedding.", "embeddings.position_embeddings."),
         ("embeddings.segment_embedding.", "embeddings.token_type_embeddings."),
         ("embeddings.layer_norm.", "embeddings.LayerNorm."),
+        ("pooler.", "pooler.dense."),
     ];
     const PARTS: [(&str, &str); 8] = [
         ("self_attn.q_proj.", "attention.self.query."),
@@ -28,7 +29,7 @@ pub fn source(prefix: &str, tensor: &str) -> Option<Source> {
         ("mlp.fc2.", "output.dense."),
         ("layer_norm2.", "output.LayerNorm."),
     ];
-    if let Some(name) = renamed(name, &EMBEDDINGS) {
+    if let Some(name) = renamed(name, &OUTSIDE) {
         return Some(Source::whole(format!("{prefix}{name}")));
     }
     let (layer, part) = name.strip_prefix("encoder.layers.")?.split_once('.')?;

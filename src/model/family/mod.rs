@@ -8,6 +8,7 @@
 mod bert;
 mod chinese_clip;
 mod clip;
+mod hugging_face;
 mod open_clip;
 mod section;
 mod siglip;

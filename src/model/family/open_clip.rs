@@ -1,8 +1,8 @@
 //! OpenCLIP's own folders: open_clip_config.json beside open_clip_model.safetensors.
 //!
 //! Missing keys take the defaults of `CLIPVisionCfg` and `CLIPTextCfg` (model.py of open_clip
-//! 3.3), and what those classes offer beside plain towers is refused by the key. Of timm's image
-//! towers inside `timm` knows some; of Hugging Face's nothing is read. Names: `CLIP` and `CustomTextCLIP` of model.py,
+//! 3.3), and what those classes offer beside plain towers is refused by the key. Of the towers of
+//! others inside, `timm` and `hugging_face` know some. Names: `CLIP` and `CustomTextCLIP` of model.py,
 //! `VisionTransformer` and `TextTransformer` of transformer.py.
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::section::Section;
-use super::{Part, Source, timm};
+use super::{Part, Source, hugging_face, timm};
 use crate::error::Error;
 use crate::model::architecture::{
     Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, Sight, TextConfig,
@@ -32,6 +32,8 @@ pub struct Layout {
     nonscalar: bool,
     /// Of an image tower of timm.
     timm: Option<timm::Layout>,
+    /// Whether the text tower is one of Hugging Face.
+    hugging_face: bool,
 }
 
 /// Reads open_clip_config.json; of a tower that it only names, the weights' shapes too.
@@ -46,12 +48,17 @@ pub fn read(dir: &Path) -> Result<(Architecture, Layout), Error> {
     }
     let quick = root.flag("quick_gelu", false)?;
     let (vision, text) = (root.section("vision_cfg")?, root.section("text_cfg")?);
-    check_plain(&text, &TEXT_EXTRAS)?;
+    let embedding_dim = root.size("embed_dim", 512)?;
+    let open = || Weights::open(dir, Family::OpenClip.weights_files());
+    let hugging_face = hugging_face::is_named(&text);
+    let text_config = match hugging_face {
+        false => read_text(&text, quick)?,
+        true => hugging_face::read(&text, embedding_dim, &open()?)?,
+    };
     let (vision, timm) = match timm::is_named(&vision) {
         false => (read_vision(&vision, quick)?, None),
         true => {
-            let weights = Weights::open(dir, Family::OpenClip.weights_files())?;
-            let (vision, layout) = timm::read(&vision, &weights)?;
+            let (vision, layout) = timm::read(&vision, &open()?)?;
             (vision, Some(layout))
         }
     };
@@ -60,8 +67,8 @@ pub fn read(dir: &Path) -> Result<(Architecture, Layout), Error> {
         linear: text.flag("proj_bias", false)?,
         nonscalar: root.flag("nonscalar_logit_scale", false)?,
         timm,
+        hugging_face,
     };
-    let embedding_dim = root.size("embed_dim", 512)?;
     if vision.projection == Projection::None && vision.tower.width != embedding_dim {
         let width = vision.tower.width;
         let what = format!("is {embedding_dim}, and the image tower's embeddings have {width}");
@@ -69,7 +76,7 @@ pub fn read(dir: &Path) -> Result<(Architecture, Layout), Error> {
     }
     let architecture = Architecture {
         vision,
-        text: read_text(&text, quick)?,
+        text: text_config,
         embedding_dim,
         logit_bias: root.map.get("init_logit_bias").is_some_and(|value| !value.is_null()),
     };
@@ -96,8 +103,7 @@ const VISION_EXTRAS: [(&str, &[&str]); 4] = [
     ("block_type", &["\"default\""]),
 ];
 
-const TEXT_EXTRAS: [(&str, &[&str]); 6] = [
-    ("hf_model_name", &[]),
+const TEXT_EXTRAS: [(&str, &[&str]); 5] = [
     ("embed_cls", &["false"]),
     ("no_causal_mask", &["false", "true"]),
     ("proj_type", &["\"linear\""]),
@@ -109,13 +115,7 @@ fn check_plain(section: &Section, extras: &Extras) -> Result<(), Error> {
     for (key, known) in extras.iter().chain(&BLOCKS) {
         let Some(value) = section.map.get(*key).filter(|value| !value.is_null()) else { continue };
         if !known.contains(&value.to_string().as_str()) {
-            let cure = match *key {
-                "hf_model_name" => {
-                    ": take the same weights as a folder of transformers, where there is one"
-                }
-                _ => "",
-            };
-            let what = format!("is {value}, which clipmill does not compute{cure}");
+            let what = format!("is {value}, which clipmill does not compute");
             return Err(section.problem(key, &what));
         }
     }
@@ -145,6 +145,7 @@ fn read_vision(section: &Section, quick: bool) -> Result<VisionConfig, Error> {
 }
 
 fn read_text(section: &Section, quick: bool) -> Result<TextConfig, Error> {
+    check_plain(section, &TEXT_EXTRAS)?;
     let heads = section.size("heads", 8)?;
     let pooling = match section.map.get("pool_type").and_then(Value::as_str) {
         Some("eos") => Pooling::FirstOf(section.size("eos_id", 2)?),
@@ -213,6 +214,11 @@ fn tower(
 /// Where a tensor of the towers is in the weights.
 pub fn source(layout: Layout, tensor: &str) -> Source {
     if let Some(source) = layout.timm.and_then(|layout| timm::source(layout, tensor)) {
+        return source;
+    }
+    if layout.hugging_face
+        && let Some(source) = hugging_face::source(tensor)
+    {
         return source;
     }
     let text = if layout.custom_text { "text." } else { "" };

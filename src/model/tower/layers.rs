@@ -82,24 +82,38 @@ fn stacked(tensors: &[Tensor]) -> Result<Tensor, TchError> {
 }
 
 /// What takes a tower's vectors into the shared space, in f32.
-pub(super) struct Project(Option<(Tensor, Option<Tensor>)>);
+pub(super) enum Project {
+    Nothing,
+    /// `[embedding, width]`, and what is added.
+    Product(Tensor, Option<Tensor>),
+    /// `[hidden, width]` and `[embedding, hidden]`.
+    Perceptron(Tensor, Tensor),
+}
 
 impl Project {
-    /// Loads `NAME.weight` `[embedding, width]`, and `NAME.bias` where there is one.
+    /// Loads `NAME.weight` and, where there is one, `NAME.bias`; of a perceptron `NAME.fc1.weight`
+    /// and `NAME.fc2.weight`.
     pub fn load(loader: &Loader, name: &str, projection: Projection) -> Result<Self, Error> {
         let part = |part: &str| loader.placed_f32(&format!("{name}.{part}"));
-        Ok(Self(match projection {
-            Projection::None => None,
-            Projection::Product => Some((part("weight")?, None)),
-            Projection::ProductAndBias => Some((part("weight")?, Some(part("bias")?))),
-        }))
+        Ok(match projection {
+            Projection::None => Self::Nothing,
+            Projection::Product => Self::Product(part("weight")?, None),
+            Projection::ProductAndBias => Self::Product(part("weight")?, Some(part("bias")?)),
+            Projection::Perceptron { .. } => {
+                Self::Perceptron(part("fc1.weight")?, part("fc2.weight")?)
+            }
+        })
     }
 
     /// f32 `[n, width]` -> f32 `[n, embedding]`.
     pub fn forward(&self, x: Tensor) -> Result<Tensor, TchError> {
-        match &self.0 {
-            None => Ok(x),
-            Some((weight, bias)) => x.f_linear(weight, bias.as_ref()),
+        match self {
+            Self::Nothing => Ok(x),
+            Self::Product(weight, bias) => x.f_linear(weight, bias.as_ref()),
+            Self::Perceptron(up, down) => {
+                let hidden = x.f_linear(up, None::<&Tensor>)?.f_gelu("none")?;
+                hidden.f_linear(down, None::<&Tensor>)
+            }
         }
     }
 }

@@ -5,8 +5,8 @@
 //! perceptron are called as a block's are.
 
 use crate::model::architecture::{
-    Activation, Architecture, BlockKind, ImagePooling, Projection, TextConfig, TokenEmbedding,
-    TowerConfig,
+    Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, TextConfig,
+    TokenEmbedding, TowerConfig,
 };
 use crate::model::weights::Expected;
 
@@ -73,10 +73,15 @@ impl List {
             Projection::None => {}
             Projection::Product => self.push(&format!("{name}.weight"), &shape),
             Projection::ProductAndBias => self.affine(name, &shape),
+            Projection::Perceptron { hidden } => {
+                let [dim, width] = shape;
+                self.push(&format!("{name}.fc1.weight"), &[hidden, width]);
+                self.push(&format!("{name}.fc2.weight"), &[dim, hidden]);
+            }
         }
     }
 
-    /// What is added to tokens, and the layer norms outside of the text tower's blocks.
+    /// What is added to tokens, and what else is outside of the text tower's blocks.
     fn token_embedding(&mut self, text: &TextConfig) {
         let (width, positions) = (text.tower.width, "text_model.embeddings.position_embedding");
         match text.embedding {
@@ -89,6 +94,9 @@ impl List {
                 self.push("text_model.embeddings.segment_embedding.weight", &[segments, width]);
                 self.affine("text_model.embeddings.layer_norm", &[width]);
             }
+        }
+        if text.pooling == Pooling::FirstThroughTanh {
+            self.affine("text_model.pooler", &[width, width]);
         }
     }
 

@@ -8,13 +8,13 @@
 
 use std::collections::HashMap;
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::block::{Blocks, Shared, Span};
 use super::layers::{LayerNorm, Project, Stream, normed};
 use super::loader::{Loader, torch};
 use crate::error::Error;
-use crate::model::architecture::{Pooling, TextConfig, TokenEmbedding};
+use crate::model::architecture::{Pooling, Projection, TextConfig, TokenEmbedding};
 use crate::model::device::Placement;
 use crate::model::transfer::upload;
 
@@ -27,6 +27,8 @@ pub(super) struct TextTower {
     blocks: Blocks,
     final_norm: Option<LayerNorm>,
     pooling: Pooling,
+    /// What the first token goes through before it is projected.
+    pooler: Option<Project>,
     projection: Project,
     placement: Placement,
 }
@@ -48,37 +50,59 @@ impl TextTower {
                 (sum.map_err(torch)?, norm("embeddings.layer_norm")?, None)
             }
         };
+        let pooler = (config.pooling == Pooling::FirstThroughTanh)
+            .then(|| Project::load(loader, &named("pooler"), Projection::ProductAndBias));
+        let whole = states || config.pooling == Pooling::Mean;
         let shared = Shared { tower: &config.tower, sight: config.sight, rotation: None };
         Ok(Self {
             tokens: loader.placed_f32(&named("embeddings.token_embedding.weight"))?,
             positions,
             embedding_norm,
-            blocks: Blocks::load(loader, "text_model", &shared, states)?,
+            blocks: Blocks::load(loader, "text_model", &shared, whole)?,
             final_norm,
             pooling: config.pooling,
+            pooler: pooler.transpose()?,
             projection: Project::load(loader, "text_projection", config.projection)?,
             placement: loader.placement,
         })
     }
 
-    /// Sequences sorted by length, each read at its last token, or at its first where that is what
+    /// Sequences sorted by length, each read at its last token unless the first or the mean is what
     /// is read -> f32 `[n, embedding]`, not of unit length yet.
     pub fn forward(&self, sequences: &[&[i64]]) -> Result<Tensor, TchError> {
-        let mut end = 0;
-        let read = sequences.iter().map(|ids| {
-            let first = end;
-            end += ids.len() as i64;
-            if self.pooling == Pooling::First { first } else { end - 1 }
-        });
-        let pooled = self.place(&read.collect::<Vec<_>>())?;
-        let x = self.blocks.forward(self.embed(sequences)?, &spans(sequences), &pooled)?;
-        self.projection.forward(normed(self.final_norm.as_ref(), x)?)
+        let x = match self.pooling {
+            Pooling::Mean => means(&self.states(sequences)?, &spans(sequences))?,
+            _ => {
+                let read = self.place(&self.read(sequences))?;
+                let x = self.blocks.forward(self.embed(sequences)?, &spans(sequences), &read)?;
+                normed(self.final_norm.as_ref(), x)?
+            }
+        };
+        let x = match &self.pooler {
+            Some(pooler) => pooler.forward(x)?.f_tanh()?,
+            None => x,
+        };
+        self.projection.forward(x)
     }
 
     /// Sequences of one length -> f32 `[tokens, width]`, after the last layer norm.
     pub fn states(&self, sequences: &[&[i64]]) -> Result<Tensor, TchError> {
         let x = self.blocks.forward_whole(self.embed(sequences)?, &spans(sequences))?;
         normed(self.final_norm.as_ref(), x)
+    }
+
+    /// The row of each sequence that is read.
+    fn read(&self, sequences: &[&[i64]]) -> Vec<i64> {
+        let mut end = 0;
+        let rows = sequences.iter().map(|ids| {
+            let first = end;
+            end += ids.len() as i64;
+            match self.pooling {
+                Pooling::First | Pooling::FirstThroughTanh => first,
+                _ => end - 1,
+            }
+        });
+        rows.collect()
     }
 
     fn embed(&self, sequences: &[&[i64]]) -> Result<Stream, TchError> {
@@ -128,10 +152,22 @@ fn cut(ids: &[i64], pooling: Pooling) -> &[i64] {
     let end = match pooling {
         Pooling::FirstOf(end) => end,
         Pooling::HighestId => ids.iter().copied().max().unwrap_or(0),
-        Pooling::Last | Pooling::First => return ids,
+        Pooling::Last | Pooling::First | Pooling::FirstThroughTanh | Pooling::Mean => return ids,
     };
     let position = ids.iter().position(|&id| id == end).unwrap_or(0);
     &ids[..ids.len().min(position + 1)]
+}
+
+/// f32 `[tokens, width]` -> f32 `[sequences, width]`: the mean of each sequence's tokens.
+fn means(x: &Tensor, spans: &[Span]) -> Result<Tensor, TchError> {
+    let mut start = 0;
+    let means = spans.iter().map(|span| {
+        let rows = x.f_narrow(0, start, span.sequences * span.len)?;
+        start += span.sequences * span.len;
+        let shape = [span.sequences, span.len, -1];
+        rows.f_view(shape)?.f_mean_dim([1].as_slice(), false, Kind::Float)
+    });
+    Tensor::f_cat(&means.collect::<Result<Vec<_>, _>>()?, 0)
 }
 
 fn spans(sequences: &[&[i64]]) -> Vec<Span> {
