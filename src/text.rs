@@ -1,13 +1,15 @@
 //! Captions to token ids, as the reference of a model's family makes them.
 //!
-//! What a family's folder says is read by the files of this module (`clip`, `siglip`, `open_clip`);
-//! what is done to a caption before is in `clean`. Truncation keeps the tokens that follow a caption and
+//! What a family's folder says is read by the files of this module (`clip`, `siglip`, `open_clip`, `bert`;
+//! `hugging_face` for what they share); what is done to a caption before is in `clean`. Truncation keeps the tokens that follow a caption and
 //! is reported. Captions are padded here only where the text tower sees the padding; else the
 //! encoder decides which lengths share a pass.
 
+mod bert;
 mod clean;
 mod clip;
 mod ftfy;
+mod hugging_face;
 mod open_clip;
 mod siglip;
 
@@ -79,6 +81,7 @@ impl Tokenizer {
             Family::Clip => clip::rules(model.dir(), spec, clip::Normalize::LikeClip)?,
             Family::OpenClip => open_clip::rules(model.dir(), spec)?,
             Family::Siglip => siglip::rules(model.dir(), spec)?,
+            Family::ChineseClip => bert::rules(model.dir(), spec)?,
         };
         Ok(Self { rules, context_length, prefix: spec.prefix.clone() })
     }

@@ -1,12 +1,13 @@
 //! OpenCLIP's folders against open_clip: embeddings, token ids and pixels of random models.
 //!
-//! tests/oracle/open_clip.py makes the folders, in both layouts of the weights, and computes what
-//! is expected.
+//! tests/oracle/open_clip.py makes the folders, in both layouts of the weights and with towers of
+//! timm, and computes what is expected.
 
 mod common;
 
 use clipmill::images::Preprocess;
-use clipmill::spec::{Family, ModelSpec, PreprocessSpec};
+use clipmill::spec::{CaptionSpec, Family, ModelSpec, PreprocessSpec};
+use clipmill::text::Tokenizer;
 use common::family::{F32, Folder};
 use serde_json::{Value, json};
 
@@ -19,14 +20,76 @@ fn openclips_folders_agree_with_open_clip() {
         return;
     }
     let folder = |name: &str| Folder::read(Family::OpenClip, &dir.path().join(name));
-    for name in ["quick_gelu", "custom_text", "longest"] {
+    for name in ["quick_gelu", "custom_text", "longest", "pe", "pe_bare", "eva02"] {
         let folder = folder(name);
         folder.agrees(300, folder.expected.captions.len());
+    }
+    for name in ["siglip", "siglip2", "xlm", "xlm_cls"] {
+        folder(name).agrees(300, 120);
     }
     let one = folder("quick_gelu");
     common::scores_and_searches("open_clip", &one.dir);
     what_is_wrong_is_seen(&one);
     what_is_not_supported_is_refused(&one);
+    wrong_towers_of_timm_are_seen(&folder);
+    wrong_towers_of_hugging_face_are_seen(&folder);
+}
+
+/// A name whose tower has other activations or other rotary positions is far from the oracle; a
+/// tower that is not known, or read in another way, is refused.
+fn wrong_towers_of_timm_are_seen(folder: &dyn Fn(&str) -> Folder) {
+    fn vision(key: &'static str, value: impl Into<Value>) -> impl FnOnce(&mut Value) {
+        let value = value.into();
+        move |config| config["model_cfg"]["vision_cfg"][key] = value
+    }
+    // The exact GELU is near to the one by tanh.
+    for (name, other, least) in [
+        ("siglip2", "vit_so400m_patch14_siglip_384", 2e-5),
+        ("pe_bare", "vit_pe_core_large_patch14_336", 1e-3),
+    ] {
+        let folder = folder(name);
+        folder.with(CONFIG, vision("timm_model_name", other), || {
+            let [image, text] = folder.apart(F32);
+            assert!(image > least && text <= 1e-5, "{image:e}, {text:e}");
+        });
+    }
+    let siglip = folder("siglip");
+    let clean = |config: &mut Value| {
+        config["model_cfg"]["text_cfg"]["tokenizer_kwargs"]["clean"] = "whitespace".into();
+    };
+    siglip.with(CONFIG, clean, || assert!(siglip.other_captions() > 50));
+    let heads = vision("timm_model_name", "vit_pe_core_large_patch14_336");
+    siglip.refuses(CONFIG, heads, "has 16 heads, and the weights' width is 48");
+    siglip.refuses(CONFIG, vision("timm_model_name", "resnet50"), "of timm's towers clipmill");
+    siglip.refuses(CONFIG, vision("timm_pool", "avg"), "timm_pool is \"avg\"");
+    siglip.refuses(CONFIG, vision("timm_proj", "mlp"), "timm_proj is \"mlp\"");
+    siglip.refuses(CONFIG, vision("image_size", 7), "image_size is 7, and a patch has 8");
+    siglip.refuses(CONFIG, |c| c["model_cfg"]["embed_dim"] = 24.into(), "embed_dim is 24");
+    let class = |config: &mut Value| config["tokenizer_class"] = "BertTokenizer".into();
+    siglip.with("tokenizer_config.json", class, || {
+        let error = Tokenizer::of(&siglip.spec, 16, &CaptionSpec::default()).err().unwrap();
+        assert!(error.to_string().contains("tokenizer_class is \"BertTokenizer\""), "{error}");
+    });
+}
+
+/// Another pooling is far from the oracle; a tower that is not known is refused.
+fn wrong_towers_of_hugging_face_are_seen(folder: &dyn Fn(&str) -> Folder) {
+    fn text(key: &'static str, value: impl Into<Value>) -> impl FnOnce(&mut Value) {
+        let value = value.into();
+        move |config| config["model_cfg"]["text_cfg"][key] = value
+    }
+    let one = folder("xlm");
+    one.with(CONFIG, text("hf_pooler_type", "cls_last_hidden_state_pooler"), || {
+        let [image, text] = one.apart(F32);
+        assert!(image <= 1e-5 && text > 1e-3, "{image:e}, {text:e}");
+    });
+    let clean = text("tokenizer_kwargs", json!({"clean": "canonicalize"}));
+    one.with(CONFIG, clean, || assert!(one.other_captions() > 50));
+    one.refuses(CONFIG, text("hf_pooler_type", "max_pooler"), "hf_pooler_type is \"max_pooler\"");
+    one.refuses(CONFIG, text("hf_proj_type", "both"), "hf_proj_type is \"both\"");
+    one.refuses(CONFIG, text("hf_tokenizer_name", ""), "hf_tokenizer_name is missing");
+    one.refuses(CONFIG, text("hf_model_name", "bert-base"), "of Hugging Face's towers clipmill");
+    one.refuses(CONFIG, text("context_length", 89), "the weights have 90 positions");
 }
 
 /// The oracle can fail: another activation, filter, crop or rule for captions is far from it.

@@ -1,4 +1,5 @@
-//! SigLIP and SigLIP 2 against transformers: embeddings, token ids and pixels of random models.
+//! SigLIP, SigLIP 2 and Chinese-CLIP against transformers: embeddings, token ids and pixels of
+//! random models.
 //!
 //! tests/oracle/siglip.py makes the folders, tokenizers included, and computes what is expected.
 
@@ -12,7 +13,7 @@ use common::family::{F32, Folder};
 use serde_json::Value;
 
 #[test]
-fn siglip_and_siglip_2_agree_with_transformers() {
+fn siglip_and_chinese_clip_agree_with_transformers() {
     let dir = common::scratch();
     if !common::oracle("siglip.py", [dir.path()]) {
         return;
@@ -25,6 +26,42 @@ fn siglip_and_siglip_2_agree_with_transformers() {
     common::scores_and_searches("siglip", &one.dir);
     what_is_wrong_is_seen(&one);
     what_is_not_supported_is_refused(&one);
+    chinese_clip(&Folder::read(Family::ChineseClip, &dir.path().join("chinese_clip")));
+}
+
+/// BERT reads captions: another activation, case or crop is seen, vocab.txt is the same tokenizer.
+fn chinese_clip(folder: &Folder) {
+    folder.agrees(300, 19);
+    common::scores_and_searches("chinese_clip", &folder.dir);
+    let activation = |config: &mut Value| {
+        config["vision_config"]["hidden_act"] = "gelu".into();
+        config["text_config"]["hidden_act"] = "quick_gelu".into();
+    };
+    folder.with("config.json", activation, || {
+        let [image, text] = folder.apart(F32);
+        assert!(image > 1e-3 && text > 1e-3, "{image:e}, {text:e}");
+    });
+    let resample = |config: &mut Value| config["resample"] = 2.into();
+    folder.with("preprocessor_config.json", resample, || {
+        assert!(!folder.has_pixels_of(&folder.spec), "resample makes no difference");
+    });
+    let case = |config: &mut Value| config["do_lower_case"] = false.into();
+    folder.with("tokenizer_config.json", case, || assert!(folder.other_captions() > 50));
+    let refused =
+        |change: fn(&mut Value), wanted: &str| folder.refuses("config.json", change, wanted);
+    refused(|c| c["model_type"] = "clip".into(), "take [model.clip]");
+    refused(|c| c["text_config"]["type_vocab_size"] = 3.into(), "token_type_embeddings");
+
+    let (whole, lines) = (folder.dir.join("tokenizer.json"), folder.dir.join("vocab.txt"));
+    let json: Value = serde_json::from_slice(&std::fs::read(&whole).unwrap()).unwrap();
+    let vocab = json["model"]["vocab"].as_object().unwrap();
+    let mut pieces: Vec<_> =
+        vocab.iter().map(|(piece, id)| (id.as_u64(), piece.as_str())).collect();
+    pieces.sort_unstable();
+    let text: Vec<_> = pieces.into_iter().map(|(_, piece)| piece).collect();
+    std::fs::write(lines, text.join("\n")).unwrap();
+    std::fs::remove_file(whole).unwrap();
+    assert_eq!(folder.other_captions(), folder.without_tokens());
 }
 
 /// The oracle can fail: another activation, filter or rule for captions is far from it.

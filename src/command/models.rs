@@ -46,13 +46,23 @@ impl About {
                            punctuation, `Siglip2Tokenizer` lower-cases, `GemmaTokenizer` does \
                            neither; padded to the context",
             },
+            Family::ChineseClip => Self {
+                folder: "transformers' `ChineseCLIPModel`: config.json, model.safetensors, \
+                         preprocessor_config.json, tokenizer.json or vocab.txt",
+                preprocessing: "`ChineseCLIPImageProcessor`: as `clip`",
+                captions: "`BertTokenizer`: WordPiece, lower case unless tokenizer_config.json \
+                           says otherwise",
+            },
             Family::OpenClip => Self {
-                folder: "OpenCLIP's own, with its own ViT and text tower: open_clip_config.json, \
-                         open_clip_model.safetensors, tokenizer.json",
+                folder: "OpenCLIP's own, with its own ViT or timm's of SigLIP, PE or EVA-02, its \
+                         own text tower or XLM-RoBERTa: open_clip_config.json, open_clip_model.safetensors, \
+                         tokenizer.json",
                 preprocessing: "`image_transform`: shortest side, longest side or squash; centre \
                                 crop (offset rounded)",
-                captions: "`SimpleTokenizer`: text mended as ftfy does, but for wrong encodings; \
-                           BPE, lower case",
+                captions: "text mended as ftfy does, but for wrong encodings, then \
+                           `SimpleTokenizer` (BPE, lower case), or `HFTokenizer` (tokenizer.json, \
+                           case and punctuation as tokenizer_kwargs says; padded to the context but \
+                           for XLM-RoBERTa)",
             },
         }
     }
@@ -102,7 +112,7 @@ fn one(place: &ModelPlace, as_json: bool) -> Result<(), Error> {
             "blocks": tower(&vision.tower),
             "pooling": match vision.pooling {
                 ImagePooling::ClassToken => "class token",
-                ImagePooling::Attention => "attention",
+                ImagePooling::Attention { .. } => "attention",
             },
         },
         "text_tower": {
@@ -117,6 +127,9 @@ fn one(place: &ModelPlace, as_json: bool) -> Result<(), Error> {
                 Pooling::HighestId => "first token of the highest id".to_owned(),
                 Pooling::FirstOf(id) => format!("first token {id}"),
                 Pooling::Last => "last token".to_owned(),
+                Pooling::First => "first token".to_owned(),
+                Pooling::FirstThroughTanh => "first token, through a tanh".to_owned(),
+                Pooling::Mean => "mean of the tokens".to_owned(),
             },
         },
         "preprocessing": pixels,

@@ -91,6 +91,7 @@ impl Preprocess {
             Family::Clip => Self::read_with(model.dir(), spec, &config::CLIP),
             Family::Siglip => Self::read_with(model.dir(), spec, &config::SIGLIP),
             Family::OpenClip => open_clip::read(model.dir(), spec),
+            Family::ChineseClip => Self::read_with(model.dir(), spec, &config::CHINESE_CLIP),
         }
     }
 

@@ -26,19 +26,35 @@ pub struct VisionConfig {
     pub patch_bias: bool,
     /// Whether tokens are normalised before the first block.
     pub pre_norm: bool,
+    /// Whether a token of its own comes before those of the patches.
+    pub class_token: bool,
+    /// Whether attention also knows where patches lie.
+    pub rotary: Option<Rotary>,
     pub pooling: ImagePooling,
-    /// Whether what is pooled is projected into the shared space; else it is there already.
-    pub projection: bool,
+    pub projection: Projection,
 }
 
 /// How an image's tokens become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImagePooling {
-    /// By a token of its own, before those of the patches.
+    /// By the class token.
     ClassToken,
-    /// By a learned query that attends to the patches, and a perceptron of the tower's shape
+    /// By a learned query that attends to all tokens, and a perceptron
     /// (`SiglipMultiheadAttentionPoolingHead`).
-    Attention,
+    Attention { heads: i64, mlp_width: i64 },
+}
+
+/// Rotary position embeddings of patches: queries and keys are turned by angles that grow with a
+/// patch's row and column (`RotaryEmbeddingCat` of timm).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rotary {
+    /// Patches along a side where the weights were trained: places on another grid are scaled to
+    /// this one.
+    pub trained_grid: i64,
+    /// What the first row and column count as, before they are scaled.
+    pub first: f32,
+    /// Whether a head's first angles are those of the column, and not of the row.
+    pub column_first: bool,
 }
 
 impl VisionConfig {
@@ -49,8 +65,7 @@ impl VisionConfig {
 
     /// Tokens of an image: one for each patch, and the class token where there is one.
     pub fn tokens(&self) -> i64 {
-        let class = i64::from(self.pooling == ImagePooling::ClassToken);
-        self.grid() * self.grid() + class
+        self.grid() * self.grid() + i64::from(self.class_token)
     }
 }
 
@@ -61,16 +76,33 @@ pub struct TextConfig {
     pub vocab_size: i64,
     /// The most tokens in a caption, control tokens included.
     pub context_length: i64,
+    pub embedding: TokenEmbedding,
     pub pooling: Pooling,
     pub sight: Sight,
-    pub projection: TextProjection,
+    pub projection: Projection,
 }
 
-/// The product that takes what is read of a caption into the shared space.
+/// What a token's own vector is added to, before the first block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TextProjection {
+pub enum TokenEmbedding {
+    /// A row of a table of positions, as long as the context.
+    Positions,
+    /// The same of a table of so many rows, of which the first token has this one; and the first
+    /// of so many segments. The sum is normalised. BERT's; RoBERTa's first position is 2.
+    Bert { positions: i64, first: i64, segments: i64 },
+}
+
+/// What takes the one vector that a tower makes into the shared space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Projection {
+    /// It is there already.
+    None,
     Product,
     ProductAndBias,
+    /// Two products without biases and the exact GELU between: open_clip's `hf_proj_type: mlp`.
+    Perceptron {
+        hidden: i64,
+    },
 }
 
 /// Whether a token sees only itself and those before it.
@@ -91,6 +123,20 @@ pub struct TowerConfig {
     pub heads: i64,
     pub activation: Activation,
     pub layer_norm_eps: f64,
+    pub block: BlockKind,
+}
+
+/// What a block has, and in which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockKind {
+    /// Layer norms before attention and before the perceptron: CLIP's.
+    PreNorm,
+    /// The same, with two more layer norms: of what the heads saw and of what is between the
+    /// perceptron's products. Keys have no bias. EVA-02's.
+    InnerNorm,
+    /// Layer norms of the sums after attention and after the perceptron, and none after the last
+    /// block: BERT's.
+    PostNorm,
 }
 
 /// The function between the two products of a block. A property of the weights: the wrong one
@@ -103,6 +149,8 @@ pub enum Activation {
     Gelu,
     /// `x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`: SigLIP.
     GeluTanh,
+    /// `g * sigmoid(g) * x`, where a second product makes the gate `g`: EVA-02's.
+    SwiGlu,
 }
 
 impl Activation {
@@ -112,11 +160,12 @@ impl Activation {
             Activation::QuickGelu => "quick_gelu",
             Activation::Gelu => "gelu",
             Activation::GeluTanh => "gelu_pytorch_tanh",
+            Activation::SwiGlu => "swiglu",
         }
     }
 }
 
-/// The position at which the text tower's output is read.
+/// Where the text tower's output is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
     /// The first position of the highest id: open_clip's `argmax`, and configurations written
@@ -126,4 +175,10 @@ pub enum Pooling {
     FirstOf(i64),
     /// The last position of a caption that is padded up to the context: SigLIP.
     Last,
+    /// The first position: BERT.
+    First,
+    /// The same through a product and a tanh: `BertPooler`.
+    FirstThroughTanh,
+    /// The mean of all positions.
+    Mean,
 }

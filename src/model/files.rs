@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::architecture::Architecture;
+use super::architecture::{Architecture, TokenEmbedding};
 use super::device::Placement;
 use super::family::{self, Described, Names};
 use super::tower::{About, DualTowers, tensors};
@@ -79,6 +79,11 @@ impl ModelFiles {
     /// Width of the text tower: the length of a token's state.
     pub fn text_width(&self) -> usize {
         self.architecture.text.tower.width as usize
+    }
+
+    /// Whether the text tower has states of tokens that only fill a caption up.
+    pub fn states_of_padding(&self) -> bool {
+        !matches!(self.architecture.text.embedding, TokenEmbedding::Bert { .. })
     }
 
     /// How many numbers the weights hold.

@@ -183,6 +183,20 @@ impl Weights {
         }
     }
 
+    /// Whether there is a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The shape of a tensor.
+    ///
+    /// # Errors
+    /// `Tensor` when it is missing.
+    pub fn shape(&self, name: &str) -> Result<Vec<i64>, Error> {
+        let (_, info) = self.find(name)?;
+        Ok(info.shape.iter().map(|&side| side as i64).collect())
+    }
+
     /// One tensor as f32 on the CPU. In an f32 file its memory is the file's own, mapped: it must
     /// not be changed, and what outlives `self` must be a copy.
     ///

@@ -221,6 +221,11 @@ fn reader(
     model: &ModelSpec,
     (files, padded): (&ModelFiles, bool),
 ) -> Result<Reader, Error> {
+    if padded && !files.states_of_padding() {
+        let what = "text_hidden_state is of captions filled up to the context, and this family's \
+                    text tower does not see what fills them up: leave the column out";
+        return Err(Error::Setting { key: model.key(), problem: what.into() });
+    }
     let tokenizer = Tokenizer::of(model, files.context_length(), &spec.caption)?;
     let (has, takes) = (tokenizer.vocab_size(), files.vocab_size());
     if has > takes {

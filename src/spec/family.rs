@@ -17,11 +17,14 @@ pub enum Family {
     Siglip,
     /// A folder of OpenCLIP's own layout.
     OpenClip,
+    /// A Hugging Face `ChineseCLIPModel` folder.
+    ChineseClip,
 }
 
 impl Family {
     /// All there are.
-    pub const ALL: [Self; 3] = [Family::Clip, Family::Siglip, Family::OpenClip];
+    pub const ALL: [Self; 4] =
+        [Family::Clip, Family::Siglip, Family::OpenClip, Family::ChineseClip];
 
     /// The word in the pipeline file.
     pub const fn as_str(self) -> &'static str {
@@ -29,6 +32,7 @@ impl Family {
             Family::Clip => "clip",
             Family::Siglip => "siglip",
             Family::OpenClip => "open_clip",
+            Family::ChineseClip => "chinese_clip",
         }
     }
 }

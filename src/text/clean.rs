@@ -16,9 +16,19 @@ pub(super) enum Clean {
     /// ASCII punctuation goes, white space becomes single spaces, and where it says so letters
     /// lower case: `SiglipTokenizer.canonicalize_text`.
     Canonical { lower: bool },
-    /// Mended, white space as single spaces, lower case; canonical goes without punctuation:
-    /// open_clip's `_clean_lower` and `_clean_canonicalize`.
-    OpenClip { canonical: bool },
+    /// Mended, white space as single spaces, and more.
+    OpenClip(OpenClip),
+}
+
+/// What `clean` of open_clip's tokenizers says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OpenClip {
+    /// No more than that: `_clean_whitespace`.
+    Whitespace,
+    /// Lower case: `_clean_lower`.
+    Lower,
+    /// Lower case without punctuation: `_clean_canonicalize`.
+    Canonical,
 }
 
 impl Clean {
@@ -32,13 +42,17 @@ impl Clean {
                 Cow::Owned(text.get().to_owned())
             }
             Clean::Canonical { lower } => Cow::Owned(canonical(caption, *lower)),
-            Clean::OpenClip { canonical } => {
+            Clean::OpenClip(clean) => {
                 let mut text = basic_clean(caption);
-                if *canonical {
+                if *clean == OpenClip::Canonical {
                     text = text.replace('_', " ");
                     text.retain(|c| !c.is_ascii_punctuation());
                 }
-                Cow::Owned(single_spaces(&text).to_lowercase())
+                let text = single_spaces(&text);
+                Cow::Owned(match clean {
+                    OpenClip::Whitespace => text,
+                    OpenClip::Lower | OpenClip::Canonical => text.to_lowercase(),
+                })
             }
         }
     }

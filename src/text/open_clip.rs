@@ -1,18 +1,21 @@
-//! The tokenizer of OpenCLIP's folders: CLIP's words, behind open_clip's own cleaning.
+//! The tokenizers of OpenCLIP's folders, behind open_clip's own cleaning: CLIP's words, or a
+//! tokenizer of Hugging Face.
 //!
 //! `SimpleTokenizer` (tokenizer.py of open_clip 3.3) brings its vocabulary along; here it is read
 //! from the folder's tokenizer.json, or vocab.json and merges.txt. What is not cleaned as there is
 //! said in `ftfy`; its pattern, which ignores case, drops the mark U+0345, and is of another version
-//! of Unicode, in which a few letters are none.
+//! of Unicode, in which a few letters are none. `HFTokenizer` is transformers' class of the folder's
+//! tokenizer.json, which is taken as it stands.
 
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::clean::Clean;
-use super::{Rules, clip, json};
+use super::clean::{Clean, OpenClip};
+use super::hugging_face::{self, Class};
+use super::{Rules, Side, clip, json};
 use crate::error::Error;
-use crate::spec::{CaptionSpec, SpecialTokensSpec};
+use crate::spec::CaptionSpec;
 
 /// What open_clip_config.json says of the tokenizer.
 #[derive(Deserialize)]
@@ -29,9 +32,15 @@ struct ModelConfig {
 #[derive(Deserialize, Default)]
 struct TextConfig {
     #[serde(default)]
+    hf_model_name: Option<String>,
+    #[serde(default)]
     hf_tokenizer_name: Option<String>,
     #[serde(default)]
+    tokenizer_mode: Option<String>,
+    #[serde(default)]
     tokenizer_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
+    #[serde(default)]
+    pool_type: Option<String>,
 }
 
 /// Reads the folder's vocabulary and the cleaning that its configuration asks for.
@@ -39,28 +48,57 @@ struct TextConfig {
 /// # Errors
 /// Those of `clip`'s; `ModelFile` for another tokenizer; `Setting` for control tokens in captions.
 pub(super) fn rules(dir: &Path, spec: &CaptionSpec) -> Result<Rules, Error> {
-    if spec.special_tokens == SpecialTokensSpec::Control {
-        let problem = "\"control\" is for [model.clip]: for this family leave it \"text\"".into();
-        return Err(Error::Setting { key: "caption.special_tokens".into(), problem });
-    }
+    hugging_face::check_text(spec)?;
     let path = dir.join("open_clip_config.json");
     let Config { model_cfg: ModelConfig { text_cfg } } = json(&path, "OpenCLIP's configuration")?;
     let wrong = |problem: String| Err(Error::ModelFile { path: path.clone(), problem });
-    if let Some(name) = text_cfg.hf_tokenizer_name.filter(|name| !name.is_empty()) {
-        return wrong(format!(
-            "text_cfg.hf_tokenizer_name is \"{name}\": clipmill tokenizes for OpenCLIP's folders \
-             with CLIP's vocabulary alone"
-        ));
+    let named = text_cfg.hf_tokenizer_name.is_some_and(|name| !name.is_empty());
+    if let Some(mode) = text_cfg.tokenizer_mode.filter(|mode| named && !mode.is_empty()) {
+        return wrong(format!("text_cfg.tokenizer_mode is \"{mode}\": not known"));
     }
-    let mut clean = Clean::OpenClip { canonical: false };
+    let mut clean = if named { OpenClip::Whitespace } else { OpenClip::Lower };
     for (key, value) in text_cfg.tokenizer_kwargs.unwrap_or_default() {
         match (key.as_str(), value.as_str()) {
-            ("clean", Some("lower")) => {}
-            ("clean", Some("canonicalize")) => clean = Clean::OpenClip { canonical: true },
+            ("clean", Some("whitespace")) => clean = OpenClip::Whitespace,
+            ("clean", Some("lower")) => clean = OpenClip::Lower,
+            ("clean", Some("canonicalize")) => clean = OpenClip::Canonical,
             _ => return wrong(format!("text_cfg.tokenizer_kwargs.{key} is {value}: not known")),
         }
     }
-    let mut rules = clip::rules(dir, spec, clip::Normalize::Not)?;
+    let clean = Clean::OpenClip(clean);
+    let mut rules = match named {
+        // A tower of Hugging Face is told which tokens only fill a caption up.
+        true if text_cfg.hf_model_name.is_some() => {
+            Rules { fill: None, ..of_hugging_face(dir, clean)? }
+        }
+        true => of_hugging_face(dir, clean)?,
+        false => {
+            let rules = clip::rules(dir, spec, clip::Normalize::Not)?;
+            match text_cfg.pool_type.as_deref() {
+                // The last position is read, and `SimpleTokenizer` fills up with zeros.
+                Some("last") => Rules { clean, pad: 0, fill: Some(Side::Right), ..rules },
+                _ => Rules { clean, ..rules },
+            }
+        }
+    };
     rules.files.push(path);
-    Ok(Rules { clean, ..rules })
+    Ok(rules)
+}
+
+fn of_hugging_face(dir: &Path, clean: Clean) -> Result<Rules, Error> {
+    let config = hugging_face::Config::read(dir)?;
+    let class = match config.class("PreTrainedTokenizer") {
+        "T5Tokenizer" | "XLMRobertaTokenizer" | "PreTrainedTokenizer" => {
+            Class { clean, pad: "<pad>", side: Side::Right }
+        }
+        "GemmaTokenizer" => Class { clean, pad: "<pad>", side: Side::Left },
+        name => {
+            let problem = format!(
+                "tokenizer_class is \"{name}\": in OpenCLIP's folders clipmill knows T5Tokenizer, \
+                 GemmaTokenizer, XLMRobertaTokenizer and PreTrainedTokenizer"
+            );
+            return Err(Error::ModelFile { path: dir.join(hugging_face::CONFIG), problem });
+        }
+    };
+    hugging_face::rules(dir, config, class)
 }

@@ -88,6 +88,11 @@ impl Folder {
         self.expected.captions.iter().filter(other).count()
     }
 
+    /// Of how many captions the reference makes control tokens alone.
+    pub fn without_tokens(&self) -> usize {
+        self.expected.captions.iter().filter(|written| written.all <= 2).count()
+    }
+
     /// How far image and text embeddings are from the reference's, at most.
     pub fn apart(&self, placement: Placement) -> [f32; 2] {
         let scale = Preprocess::of(&self.spec, &PreprocessSpec::default()).unwrap().scale();

@@ -3,9 +3,10 @@
 Usage: open_clip.py OUT_DIR
 
 Each folder of CASES is as open_clip's `push_to_hf_hub` writes one, with CLIP's own vocabulary as
-vocab.json and merges.txt beside it, and `case.json` (captions with ids, names of images),
-`pixels.u8` (NHWC), `image.f32` and `text.f32` (unit length), computed in f32 on the CPU by
-`open_clip.create_model_and_transforms("local-dir:...")` and `open_clip.get_tokenizer`.
+vocab.json and merges.txt beside it, or a tokenizer of Hugging Face, and `case.json` (captions with
+ids, names of images), `pixels.u8` (NHWC), `image.f32` and `text.f32` (unit length), computed in f32
+on the CPU by `open_clip.create_model_and_transforms("local-dir:...")` and `open_clip.get_tokenizer`.
+Towers of timm are timm's own under their names, but smaller in what TIMM says.
 """
 
 import gzip
@@ -14,6 +15,7 @@ import random
 import sys
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import ftfy
 import numpy as np
@@ -26,7 +28,11 @@ sys.path.append(sys.path.pop(0))
 import open_clip  # noqa: E402
 from open_clip.tokenizer import default_bpe  # noqa: E402
 
+from timm.models import _registry as registry  # noqa: E402
+from transformers import GemmaTokenizer, T5Tokenizer, XLMRobertaConfig, XLMRobertaTokenizer  # noqa: E402
+
 from pictures import write_images  # noqa: E402
+from siglip import SENTENCES, gemma_tokenizer, trained_sentencepiece, usable  # noqa: E402
 from tokens import made  # noqa: E402
 
 VISION = dict(image_size=32, layers=3, width=48, head_width=12, patch_size=8)
@@ -43,6 +49,56 @@ CASES = {
     "longest": ({}, dict(image_size=30, patch_size=7), dict(context_length=20), dict(resize_mode="longest")),
 }
 
+SIGLIP_TEXT = dict(context_length=16, no_causal_mask=True, proj_bias=True, pool_type="last",
+                   norm_kwargs=dict(eps=1e-6), hf_tokenizer_name="x", tokenizer_kwargs=dict(clean="canonicalize"))
+SQUASH = dict(mean=[0.5] * 3, std=[0.5] * 3, interpolation="bicubic", resize_mode="squash")
+CUSTOM = dict(custom_text=True)
+VOCAB = 190  # of XLM-RoBERTa; more than the tokenizer has
+
+# The same with an image tower of timm.
+CASES |= {
+    "siglip": (dict(custom_text=True, init_logit_bias=-10, embed_dim=48),
+               dict(timm_model_name="vit_base_patch16_siglip_224", timm_pool="map", timm_proj="none"),
+               SIGLIP_TEXT, SQUASH),
+    "siglip2": (dict(custom_text=True, init_logit_bias=-10),
+                dict(timm_model_name="vit_so400m_patch16_siglip_256", timm_pool="map", timm_proj="linear",
+                     timm_proj_bias=True),
+                SIGLIP_TEXT | dict(act_kwargs=dict(approximate="tanh"), tokenizer_kwargs=dict(clean="whitespace")),
+                SQUASH),
+    "pe": (CUSTOM, dict(timm_model_name="vit_pe_core_tiny_patch16_384", timm_pool="map", timm_proj=None),
+           dict(context_length=32), SQUASH | dict(interpolation="bilinear")),
+    "pe_bare": (CUSTOM, dict(timm_model_name="vit_pe_core_gigantic_patch14_448", timm_pool="map", timm_proj=None),
+                {}, SQUASH),
+    "eva02": (CUSTOM, dict(timm_model_name="eva02_base_patch16_clip_224", timm_pool="token", timm_proj=None), {},
+              dict(interpolation="bicubic")),
+}
+
+# The same with a text tower of Hugging Face, of the image towers above.
+CASES |= {
+    "xlm": ({}, {}, dict(hf_model_name="xlm-roberta-base", hf_tokenizer_name="x", hf_pooler_type="mean_pooler"), {}),
+    "xlm_cls": (CUSTOM, dict(timm_model_name="eva02_base_patch16_clip_224", timm_pool="token", timm_proj=None),
+                dict(context_length=16, hf_model_name="xlm-roberta-large", hf_tokenizer_name="x",
+                     hf_pooler_type="cls_pooler", hf_proj_type="linear", tokenizer_kwargs=dict(clean="lower")), SQUASH),
+}
+HF_TEXT = {"xlm-roberta-base": dict(hidden_size=48, num_attention_heads=12),
+           "xlm-roberta-large": dict(hidden_size=64, num_attention_heads=16)}
+
+# Name -> what of it is smaller. Heads are the name's.
+TIMM = {
+    "vit_base_patch16_siglip_224": dict(embed_dim=48, patch_size=8, mlp_ratio=2.5),
+    "vit_so400m_patch16_siglip_256": dict(embed_dim=64, patch_size=8),
+    "vit_pe_core_tiny_patch16_384": dict(embed_dim=48, patch_size=8),
+    "vit_pe_core_gigantic_patch14_448": dict(embed_dim=128, patch_size=7, mlp_ratio=2),
+    "eva02_base_patch16_clip_224": dict(embed_dim=96, patch_size=8),
+}
+
+
+def shrink(name, sizes):
+    whole = registry._model_entrypoints[name]
+    sizes = dict(img_size=32, depth=3, **sizes)
+    registry._model_entrypoints[name] = lambda pretrained=False, **kwargs: whole(pretrained, **sizes | kwargs)
+
+
 
 def write_vocabulary(out):
     tokenizer = open_clip.SimpleTokenizer()
@@ -54,17 +110,38 @@ def write_vocabulary(out):
     (out / "merges.txt").write_text("\n".join(["#version: 0.2", *lines]) + "\n", encoding="utf-8")
 
 
+def shrunk_text(name):
+    """The facts of config.json of XLM-RoBERTa, and smaller sizes."""
+    return XLMRobertaConfig(vocab_size=VOCAB, num_hidden_layers=3, intermediate_size=72, max_position_embeddings=90,
+                            type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1, **HF_TEXT[name])
+
+
+def write_tokenizer(out, name):
+    """The tokenizer of a folder of Hugging Face, and the size of its vocabulary."""
+    if name.startswith("xlm"):
+        proto = trained_sentencepiece(bos_id=0, pad_id=1, eos_id=2, unk_id=3)
+        XLMRobertaTokenizer(vocab=[(p.piece, p.score) for p in proto.pieces],
+                            _spm_precompiled_charsmap=proto.normalizer_spec.precompiled_charsmap).save_pretrained(out)
+        return VOCAB
+    if name == "siglip2":
+        return gemma_tokenizer(out, GemmaTokenizer)[1]
+    proto = trained_sentencepiece(pad_id=0)
+    T5Tokenizer(vocab=[(p.piece, p.score) for p in proto.pieces], extra_ids=0, pad_token="</s>",
+                _spm_precompiled_charsmap=proto.normalizer_spec.precompiled_charsmap).save_pretrained(out)
+    return len(proto.pieces)
+
+
 def randomise(model, seed):
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         if name in ("logit_scale", "logit_bias"):
             continue
         values = torch.randn(weight.shape, generator=generator)
-        if ".ln_" in f".{name}" and name.endswith("weight"):
+        if any(part.startswith(("ln_", "norm", "LayerNorm")) for part in name.split(".")) and name.endswith("weight"):
             weight.data = 1 + 0.2 * values
         elif name.endswith("bias"):
             weight.data = 0.3 * values
-        elif "embedding" in name:
+        elif "embedding" in name or name.endswith(("pos_embed", "cls_token", "latent")):
             weight.data = 0.5 * values
         elif name.endswith("proj") or name.endswith("text_projection"):
             weight.data = values * (1.4 / weight.shape[0] ** 0.5)
@@ -75,11 +152,18 @@ def randomise(model, seed):
 @torch.no_grad()
 def make(out, name, seed):
     extra, vision, text, preprocess = CASES[name]
-    model_cfg = dict(embed_dim=24, vision_cfg=VISION | vision, text_cfg=TEXT | text, **extra)
+    of_timm = "timm_model_name" in vision
+    vision = (dict(image_size=32) if of_timm else VISION) | vision
+    model_cfg = dict(embed_dim=24, vision_cfg=vision, text_cfg=TEXT | text) | extra
     out.mkdir(parents=True)
+    if "hf_tokenizer_name" in text:
+        model_cfg["text_cfg"]["vocab_size"] = write_tokenizer(out, name)
+    else:
+        write_vocabulary(out)
     (out / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=model_cfg, preprocess_cfg=preprocess)))
-    write_vocabulary(out)
-    cls = open_clip.CustomTextCLIP if extra.get("custom_text") else open_clip.CLIP
+    hugging_face = "hf_model_name" in text
+    model_cfg["text_cfg"]["hf_model_pretrained"] = False
+    cls = open_clip.CustomTextCLIP if extra.get("custom_text") or hugging_face else open_clip.CLIP
     built = cls(**{key: value for key, value in model_cfg.items() if key != "custom_text"})
     randomise(built, seed)
     weights = "open_clip_pytorch_model.safetensors" if name == "longest" else "open_clip_model.safetensors"
@@ -103,11 +187,20 @@ def make(out, name, seed):
     captions += ["a &amp; b &lt;tag&gt; &#39;x&#39;", "“ﬁne” ’tis", "A\x1b[31mB", "Ｗｉｄｅ　text", "<b>&eacute;</b>"]
     captions = list(dict.fromkeys(captions))
     ids, whole = [], []
-    for caption in captions:
-        words = tokenizer.encode(caption)
-        row = tokenizer([caption])[0].tolist()
-        ids.append(row[:min(len(words) + 2, len(row))])
-        whole.append(len(words) + 2)
+    if "hf_tokenizer_name" in text:
+        captions = [caption for caption in captions if usable(caption)] + SENTENCES[:5]
+        ids = tokenizer(captions).tolist()
+        if hugging_face:
+            # The rest is padding, which the tower is told to look away from.
+            ids = [[each for each in row if each != tokenizer.tokenizer.pad_token_id] for row in ids]
+        clean = [tokenizer.clean_fn(caption) for caption in captions]
+        whole = [len(each) for each in tokenizer.tokenizer(clean)["input_ids"]]
+    else:
+        for caption in captions:
+            words = tokenizer.encode(caption)
+            row = tokenizer([caption])[0].tolist()
+            ids.append(row[:min(len(words) + 2, len(row))])
+            whole.append(len(words) + 2)
     padded = tokenizer(captions)
     features = model.encode_text(padded, normalize=True)
     for key, tensor in (("image", image), ("text", features)):
@@ -125,10 +218,14 @@ def mended(caption):
     if any(unicodedata.category(c) == "Cn" for c in caption):
         return True
     others = ["<start_of_text>", "<end_of_text>", "\u0345"]
-    return ftfy.fix_encoding(caption) != caption or any(other in caption.lower() for other in others)
+    wrong = ftfy.fix_text(caption) != ftfy.fix_text(caption, fix_encoding=False)
+    return wrong or any(other in caption.lower() for other in others)
 
 
 def main():
+    open_clip.hf_model.AutoConfig = SimpleNamespace(from_pretrained=shrunk_text)
+    for name, sizes in TIMM.items():
+        shrink(name, sizes)
     for seed, name in enumerate(CASES):
         make(Path(sys.argv[1]) / name, name, seed)
 

@@ -1,10 +1,10 @@
-"""Makes random SiglipModel folders and what transformers computes with them, for tests/siglip.rs.
+"""Makes random SiglipModel and ChineseCLIPModel folders and what transformers computes with them, for tests/siglip.rs.
 
 Usage: siglip.py OUT_DIR
 
 OUT_DIR/siglip has SigLIP's tokenizer (SentencePiece, `SiglipTokenizer`), OUT_DIR/siglip2 that of
 SigLIP 2 (`Siglip2Tokenizer`) and OUT_DIR/gemma the one that the first folders of SigLIP 2 name
-(`GemmaTokenizer`). Each has `case.json` (captions with their ids, names of images), `pixels.u8`
+(`GemmaTokenizer`); OUT_DIR/chinese_clip has `BertTokenizer`. Each has `case.json` (captions with their ids, names of images), `pixels.u8`
 (NHWC), `image.f32` and `text.f32` (unit length, of those pixels and ids), computed in f32 on the
 CPU. The tokenizers are trained here on a few made-up sentences.
 """
@@ -21,7 +21,9 @@ import sentencepiece
 import torch
 from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import GemmaTokenizer, Siglip2Tokenizer, SiglipConfig, SiglipModel, SiglipTokenizer
+from transformers import (BertTokenizer, ChineseCLIPConfig, ChineseCLIPModel, GemmaTokenizer, Siglip2Tokenizer,
+                          SiglipConfig, SiglipModel, SiglipTokenizer)
+from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from pictures import write_images
@@ -37,16 +39,22 @@ SENTENCES = [
 ] * 20
 
 
-def siglip_tokenizer(out):
-    """spiece.model for `SiglipTokenizer`, and the same as tokenizer.json, as the hub's folders have both."""
+def trained_sentencepiece(pad_id=-1, bos_id=-1, eos_id=1, unk_id=2):
+    """SentencePiece's own description of a model of the sentences."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES), model_writer=model, vocab_size=180, model_type="unigram",
-        hard_vocab_limit=False, bos_id=-1, pad_id=-1, eos_id=1, unk_id=2, minloglevel=2)
-    (out / "spiece.model").write_bytes(model.getvalue())
+        hard_vocab_limit=False, bos_id=bos_id, pad_id=pad_id, eos_id=eos_id, unk_id=unk_id, minloglevel=2)
     from transformers.convert_slow_tokenizer import import_protobuf
     proto = import_protobuf().ModelProto()
     proto.ParseFromString(model.getvalue())
+    return proto
+
+
+def siglip_tokenizer(out):
+    """spiece.model for `SiglipTokenizer`, and the same as tokenizer.json, as the hub's folders have both."""
+    proto = trained_sentencepiece()
+    (out / "spiece.model").write_bytes(proto.SerializeToString())
     fast = Tokenizer(models.Unigram([(p.piece, p.score) for p in proto.pieces], unk_id=2))
     # As transformers' `SpmConverter` has it.
     fast.normalizer = normalizers.Sequence([normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),
@@ -81,15 +89,27 @@ def gemma_tokenizer(out, cls):
     return cls.from_pretrained(out), len(model["vocab"])
 
 
+def bert_tokenizer(out):
+    """The characters of the sentences, their words, and the ends of words."""
+    words = sorted({word.lower() for sentence in SENTENCES for word in sentence.split()})
+    letters = sorted(set("".join(words)) | set("abcdefghijklmnopqrstuvwxyz0123456789.,!?'"))
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *words,
+              "##ing", "##ed", "A", "##O", "É", "二"]
+    pieces = list(dict.fromkeys(pieces))
+    tokenizer = BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)})
+    tokenizer.save_pretrained(out)
+    return BertTokenizer.from_pretrained(out), len(pieces)
+
+
 def randomise(model, seed):
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         values = torch.randn(weight.shape, generator=generator)
         if name == "logit_scale":
-            weight.data = torch.tensor([2.3])
+            weight.data = torch.full_like(weight, 2.3)
         elif name == "logit_bias":
             weight.data = torch.tensor([-7.5])
-        elif "norm" in name and name.endswith("weight"):
+        elif "norm" in name.lower() and name.endswith("weight"):
             weight.data = 1 + 0.2 * values
         elif name.endswith("bias"):
             weight.data = 0.3 * values
@@ -105,14 +125,18 @@ def make(out, tokenizer, vocab, seed):
                 max_position_embeddings=CONTEXT, projection_size=48)
     vision = dict(hidden_size=48, intermediate_size=88, num_hidden_layers=3, num_attention_heads=4, image_size=32,
                   patch_size=8)
-    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
-    randomise(model, seed)
+    if out.name == "chinese_clip":
+        model = ChineseCLIPModel(ChineseCLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
+        processor = ChineseCLIPImageProcessorPil(size=dict(shortest_edge=32), crop_size=dict(height=32, width=32))
+    else:
+        model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+        processor = SiglipImageProcessorPil(size=dict(height=32, width=32), resample=3 if seed == 0 else 2)
+    randomise(model.eval(), seed)
     model.save_pretrained(out)
-    processor = SiglipImageProcessorPil(size=dict(height=32, width=32), resample=3 if seed == 0 else 2)
     processor.save_pretrained(out)
     path = out / "preprocessor_config.json"
     saved = json.loads(path.read_text())
-    saved["image_processor_type"] = "SiglipImageProcessor"
+    saved["image_processor_type"] = type(processor).__name__.removesuffix("Pil")
     path.write_text(json.dumps(saved))
 
     rng = np.random.default_rng(seed)
@@ -128,15 +152,20 @@ def make(out, tokenizer, vocab, seed):
     bare = [caption for caption in captions if not any(map(str.isalnum, caption))]
     captions = [caption for caption in captions if caption not in bare[10:]]
     # One by one: `AutoProcessor` pads and truncates like this.
-    ids = tokenizer(captions, padding="max_length", max_length=CONTEXT, truncation=True)["input_ids"]
+    padded = tokenizer(captions, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt")
+    ids = padded["input_ids"].tolist()
     whole = [len(each) for each in tokenizer(captions)["input_ids"]]
     image = model.get_image_features(pixel_values=values).pooler_output
-    features = model.get_text_features(input_ids=torch.tensor(ids)).pooler_output
+    if isinstance(model, ChineseCLIPModel):
+        features = model.get_text_features(**padded).pooler_output
+        ids = [row[:sum(seen)] for row, seen in zip(ids, padded["attention_mask"].tolist())]
+    else:
+        features = model.get_text_features(input_ids=padded["input_ids"]).pooler_output
     for name, tensor in (("image", image), ("text", features)):
         (tensor / tensor.norm(dim=-1, keepdim=True)).numpy().astype("<f4").tofile(out / f"{name}.f32")
     written = [dict(caption=c, ids=i, all=n) for c, i, n in zip(captions, ids, whole)]
-    case = dict(captions=written, images=images, logit_scale=model.logit_scale.exp().item(),
-                logit_bias=model.logit_bias.item())
+    bias = model.logit_bias.item() if hasattr(model, "logit_bias") else None
+    case = dict(captions=written, images=images, logit_scale=model.logit_scale.exp().item(), logit_bias=bias)
     (out / "case.json").write_text(json.dumps(case))
 
 
@@ -156,11 +185,13 @@ def changes(letter, mark):
 
 def main():
     out = Path(sys.argv[1])
-    for seed, name in enumerate(["siglip", "siglip2", "gemma"]):
+    for seed, name in enumerate(["siglip", "siglip2", "gemma", "chinese_clip"]):
         folder = out / name
         folder.mkdir(parents=True)
         if name == "siglip":
             tokenizer, vocab = siglip_tokenizer(folder)
+        elif name == "chinese_clip":
+            tokenizer, vocab = bert_tokenizer(folder)
         else:
             tokenizer, vocab = gemma_tokenizer(folder, GemmaTokenizer if name == "gemma" else Siglip2Tokenizer)
         make(folder, tokenizer, vocab, seed)

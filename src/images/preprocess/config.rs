@@ -34,6 +34,10 @@ pub const CLIP: Defaults = Defaults {
     std: STD,
 };
 
+/// `ChineseCLIPImageProcessor` (image_processing_chinese_clip.py).
+pub const CHINESE_CLIP: Defaults =
+    Defaults { kinds: &["ChineseCLIPImageProcessor", "ChineseCLIPFeatureExtractor"], ..CLIP };
+
 /// `SiglipImageProcessor` (image_processing_siglip.py).
 pub const SIGLIP: Defaults = Defaults {
     kinds: &["SiglipImageProcessor"],

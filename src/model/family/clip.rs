@@ -10,8 +10,8 @@ use std::path::Path;
 use super::section::Section;
 use crate::error::Error;
 use crate::model::architecture::{
-    Activation, Architecture, ImagePooling, Pooling, Sight, TextConfig, TextProjection,
-    TowerConfig, VisionConfig,
+    Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, Sight, TextConfig,
+    TokenEmbedding, TowerConfig, VisionConfig,
 };
 
 /// Reads config.json.
@@ -31,7 +31,7 @@ pub fn read(dir: &Path) -> Result<Architecture, Error> {
 
 /// A tower's object. `{name}_dict`, where an old file has it, counts alone: transformers
 /// completes it with defaults and lets the result override `name`.
-fn tower(root: &Section, name: &str) -> Result<Section, Error> {
+pub fn tower(root: &Section, name: &str) -> Result<Section, Error> {
     let old = format!("{name}_dict");
     match root.map.get(&old).is_some_and(|value| !value.is_null()) {
         true => root.section(&old),
@@ -39,7 +39,8 @@ fn tower(root: &Section, name: &str) -> Result<Section, Error> {
     }
 }
 
-fn vision(section: &Section) -> Result<VisionConfig, Error> {
+/// The image tower.
+pub fn vision(section: &Section) -> Result<VisionConfig, Error> {
     let tower = section.tower(TowerConfig {
         width: 768,
         mlp_width: 3072,
@@ -47,6 +48,7 @@ fn vision(section: &Section) -> Result<VisionConfig, Error> {
         heads: 12,
         activation: Activation::QuickGelu,
         layer_norm_eps: 1e-5,
+        block: BlockKind::PreNorm,
     })?;
     section.check_channels()?;
     let [image_size, patch_size] = section.sides(224, 32)?;
@@ -56,8 +58,10 @@ fn vision(section: &Section) -> Result<VisionConfig, Error> {
         patch_size,
         patch_bias: false,
         pre_norm: true,
+        class_token: true,
+        rotary: None,
         pooling: ImagePooling::ClassToken,
-        projection: true,
+        projection: Projection::Product,
     })
 }
 
@@ -77,13 +81,15 @@ fn text(section: &Section) -> Result<TextConfig, Error> {
         heads: 8,
         activation: Activation::QuickGelu,
         layer_norm_eps: 1e-5,
+        block: BlockKind::PreNorm,
     })?;
     Ok(TextConfig {
         tower,
         vocab_size: section.size("vocab_size", 49408)?,
         context_length: section.size("max_position_embeddings", 77)?,
+        embedding: TokenEmbedding::Positions,
         pooling,
         sight: Sight::Causal,
-        projection: TextProjection::Product,
+        projection: Projection::Product,
     })
 }

@@ -5,10 +5,14 @@
 //! towers its name in the weights. What the towers do with them is the same for all (see
 //! `tower`). How a family preprocesses images and captions is in `images` and `text`.
 
+mod bert;
+mod chinese_clip;
 mod clip;
+mod hugging_face;
 mod open_clip;
 mod section;
 mod siglip;
+mod timm;
 
 use std::path::Path;
 
@@ -34,6 +38,9 @@ pub(super) fn describe(spec: &ModelSpec) -> Result<Described, Error> {
             Ok(Described { architecture: clip::read(dir)?, names: Names::Transformers })
         }
         Family::Siglip => Ok(Described { architecture: siglip::read(dir)?, names: Names::Siglip }),
+        Family::ChineseClip => {
+            Ok(Described { architecture: chinese_clip::read(dir)?, names: Names::ChineseClip })
+        }
         Family::OpenClip => {
             let (architecture, layout) = open_clip::read(dir)?;
             Ok(Described { architecture, names: Names::OpenClip(layout) })
@@ -63,6 +70,7 @@ pub fn detect(dir: &Path) -> Result<Family, Error> {
     }
     match section::Section::read(dir, CONFIG)?.model_type() {
         "siglip" => Ok(Family::Siglip),
+        "chinese_clip" => Ok(Family::ChineseClip),
         // Its reader says what is wrong with others.
         _ => Ok(Family::Clip),
     }
@@ -75,7 +83,7 @@ impl Family {
     /// The file that describes the model.
     pub fn config_file(self) -> &'static str {
         match self {
-            Family::Clip | Family::Siglip => CONFIG,
+            Family::Clip | Family::Siglip | Family::ChineseClip => CONFIG,
             Family::OpenClip => open_clip::CONFIG,
         }
     }
@@ -83,7 +91,7 @@ impl Family {
     /// The files that may hold the weights, the first that is there.
     pub fn weights_files(self) -> FileNames {
         match self {
-            Family::Clip | Family::Siglip => {
+            Family::Clip | Family::Siglip | Family::ChineseClip => {
                 FileNames { config: CONFIG, single: &["model.safetensors"] }
             }
             Family::OpenClip => FileNames {
@@ -96,7 +104,7 @@ impl Family {
     /// The keys of the image's side, of the context's length and of the vocabulary's size.
     pub(super) fn keys(self) -> Keys {
         match self {
-            Family::Clip | Family::Siglip => Keys {
+            Family::Clip | Family::Siglip | Family::ChineseClip => Keys {
                 image_size: "vision_config.image_size",
                 context: "text_config.max_position_embeddings",
                 vocab_size: "text_config.vocab_size",
@@ -124,6 +132,7 @@ pub(super) struct Keys {
 pub(super) enum Names {
     Transformers,
     Siglip,
+    ChineseClip,
     OpenClip(open_clip::Layout),
 }
 
@@ -133,6 +142,7 @@ impl Names {
         match self {
             Names::Transformers => Source::whole(tensor),
             Names::Siglip => siglip::source(tensor),
+            Names::ChineseClip => chinese_clip::source(tensor),
             Names::OpenClip(layout) => open_clip::source(layout, tensor),
         }
     }

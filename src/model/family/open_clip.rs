@@ -1,8 +1,8 @@
 //! OpenCLIP's own folders: open_clip_config.json beside open_clip_model.safetensors.
 //!
 //! Missing keys take the defaults of `CLIPVisionCfg` and `CLIPTextCfg` (model.py of open_clip
-//! 3.3), and what those classes offer beside plain towers is refused by the key. Of timm's and
-//! Hugging Face's towers inside nothing is read. Names: `CLIP` and `CustomTextCLIP` of model.py,
+//! 3.3), and what those classes offer beside plain towers is refused by the key. Of the towers of
+//! others inside, `timm` and `hugging_face` know some. Names: `CLIP` and `CustomTextCLIP` of model.py,
 //! `VisionTransformer` and `TextTransformer` of transformer.py.
 
 use std::path::Path;
@@ -10,12 +10,14 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::section::Section;
-use super::{Part, Source};
+use super::{Part, Source, hugging_face, timm};
 use crate::error::Error;
 use crate::model::architecture::{
-    Activation, Architecture, ImagePooling, Pooling, Sight, TextConfig, TextProjection,
-    TowerConfig, VisionConfig,
+    Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, Sight, TextConfig,
+    TokenEmbedding, TowerConfig, VisionConfig,
 };
+use crate::model::weights::Weights;
+use crate::spec::Family;
 
 pub const CONFIG: &str = "open_clip_config.json";
 
@@ -28,12 +30,17 @@ pub struct Layout {
     linear: bool,
     /// Whether scale and bias have one side, and not none.
     nonscalar: bool,
+    /// Of an image tower of timm.
+    timm: Option<timm::Layout>,
+    /// Whether the text tower is one of Hugging Face.
+    hugging_face: bool,
 }
 
-/// Reads open_clip_config.json.
+/// Reads open_clip_config.json; of a tower that it only names, the weights' shapes too.
 ///
 /// # Errors
-/// `NotFound` without the file; `ModelFile` naming the key that cannot be used.
+/// `NotFound` without the file; `ModelFile` naming the key that cannot be used; those of opening
+/// the weights.
 pub fn read(dir: &Path) -> Result<(Architecture, Layout), Error> {
     let root = Section::read(dir, CONFIG)?.section("model_cfg")?;
     if root.map.is_empty() {
@@ -41,17 +48,36 @@ pub fn read(dir: &Path) -> Result<(Architecture, Layout), Error> {
     }
     let quick = root.flag("quick_gelu", false)?;
     let (vision, text) = (root.section("vision_cfg")?, root.section("text_cfg")?);
-    check_plain(&vision, &VISION_EXTRAS)?;
-    check_plain(&text, &TEXT_EXTRAS)?;
+    let embedding_dim = root.size("embed_dim", 512)?;
+    let open = || Weights::open(dir, Family::OpenClip.weights_files());
+    let hugging_face = hugging_face::is_named(&text);
+    let text_config = match hugging_face {
+        false => read_text(&text, quick)?,
+        true => hugging_face::read(&text, embedding_dim, &open()?)?,
+    };
+    let (vision, timm) = match timm::is_named(&vision) {
+        false => (read_vision(&vision, quick)?, None),
+        true => {
+            let (vision, layout) = timm::read(&vision, &open()?)?;
+            (vision, Some(layout))
+        }
+    };
     let layout = Layout {
         custom_text: root.flag("custom_text", false)?,
         linear: text.flag("proj_bias", false)?,
         nonscalar: root.flag("nonscalar_logit_scale", false)?,
+        timm,
+        hugging_face,
     };
+    if vision.projection == Projection::None && vision.tower.width != embedding_dim {
+        let width = vision.tower.width;
+        let what = format!("is {embedding_dim}, and the image tower's embeddings have {width}");
+        return Err(root.problem("embed_dim", &what));
+    }
     let architecture = Architecture {
-        vision: read_vision(&vision, quick)?,
-        text: read_text(&text, quick)?,
-        embedding_dim: root.size("embed_dim", 512)?,
+        vision,
+        text: text_config,
+        embedding_dim,
         logit_bias: root.map.get("init_logit_bias").is_some_and(|value| !value.is_null()),
     };
     Ok((architecture, layout))
@@ -70,20 +96,18 @@ const BLOCKS: [(&str, &[&str]); 7] = [
     ("scale_fc", &["false"]),
 ];
 
-const VISION_EXTRAS: [(&str, &[&str]); 5] = [
-    ("timm_model_name", &[]),
+const VISION_EXTRAS: [(&str, &[&str]); 4] = [
     ("attentional_pool", &["false"]),
     ("pos_embed_type", &["\"learnable\"", "\"sin_cos_2d\""]),
     ("pool_type", &["\"tok\""]),
     ("block_type", &["\"default\""]),
 ];
 
-const TEXT_EXTRAS: [(&str, &[&str]); 6] = [
-    ("hf_model_name", &[]),
+const TEXT_EXTRAS: [(&str, &[&str]); 5] = [
     ("embed_cls", &["false"]),
-    ("no_causal_mask", &["false"]),
+    ("no_causal_mask", &["false", "true"]),
     ("proj_type", &["\"linear\""]),
-    ("pool_type", &["\"argmax\"", "\"eos\""]),
+    ("pool_type", &["\"argmax\"", "\"eos\"", "\"last\""]),
     ("block_type", &["\"default\""]),
 ];
 
@@ -91,13 +115,7 @@ fn check_plain(section: &Section, extras: &Extras) -> Result<(), Error> {
     for (key, known) in extras.iter().chain(&BLOCKS) {
         let Some(value) = section.map.get(*key).filter(|value| !value.is_null()) else { continue };
         if !known.contains(&value.to_string().as_str()) {
-            let cure = match *key {
-                "timm_model_name" | "hf_model_name" => {
-                    ": take the same weights as a folder of transformers, where there is one"
-                }
-                _ => "",
-            };
-            let what = format!("is {value}, which clipmill does not compute{cure}");
+            let what = format!("is {value}, which clipmill does not compute");
             return Err(section.problem(key, &what));
         }
     }
@@ -105,6 +123,7 @@ fn check_plain(section: &Section, extras: &Extras) -> Result<(), Error> {
 }
 
 fn read_vision(section: &Section, quick: bool) -> Result<VisionConfig, Error> {
+    check_plain(section, &VISION_EXTRAS)?;
     if section.map.get("layers").is_some_and(Value::is_array) {
         let what = "is a list: clipmill encodes images with vision transformers, not ResNets";
         return Err(section.problem("layers", what));
@@ -118,27 +137,40 @@ fn read_vision(section: &Section, quick: bool) -> Result<VisionConfig, Error> {
         patch_size,
         patch_bias: false,
         pre_norm: !section.flag("no_ln_pre", false)?,
+        class_token: true,
+        rotary: None,
         pooling: ImagePooling::ClassToken,
-        projection: true,
+        projection: Projection::Product,
     })
 }
 
 fn read_text(section: &Section, quick: bool) -> Result<TextConfig, Error> {
+    check_plain(section, &TEXT_EXTRAS)?;
     let heads = section.size("heads", 8)?;
     let pooling = match section.map.get("pool_type").and_then(Value::as_str) {
         Some("eos") => Pooling::FirstOf(section.size("eos_id", 2)?),
+        Some("last") => Pooling::Last,
         _ => Pooling::HighestId,
     };
     let projection = match section.flag("proj_bias", false)? {
-        false => TextProjection::Product,
-        true => TextProjection::ProductAndBias,
+        false => Projection::Product,
+        true => Projection::ProductAndBias,
+    };
+    let sight = match section.flag("no_causal_mask", false)? {
+        false => Sight::Causal,
+        true if pooling == Pooling::Last => Sight::Full,
+        true => {
+            let what = "is true, which clipmill computes where pool_type is \"last\"";
+            return Err(section.problem("no_causal_mask", what));
+        }
     };
     Ok(TextConfig {
         tower: tower(section, (section.size("width", 512)?, heads), ("heads", quick))?,
         vocab_size: section.size("vocab_size", 49408)?,
         context_length: section.size("context_length", 77)?,
+        embedding: TokenEmbedding::Positions,
         pooling,
-        sight: Sight::Causal,
+        sight,
         projection,
     })
 }
@@ -175,11 +207,20 @@ fn tower(
         heads,
         activation,
         layer_norm_eps: norm.epsilon("eps", 1e-5)?,
+        block: BlockKind::PreNorm,
     })
 }
 
 /// Where a tensor of the towers is in the weights.
 pub fn source(layout: Layout, tensor: &str) -> Source {
+    if let Some(source) = layout.timm.and_then(|layout| timm::source(layout, tensor)) {
+        return source;
+    }
+    if layout.hugging_face
+        && let Some(source) = hugging_face::source(tensor)
+    {
+        return source;
+    }
     let text = if layout.custom_text { "text." } else { "" };
     let transposed = |name: String| Source { name, part: Part::Transposed };
     if let Some(part) = tensor.strip_prefix("text_projection.") {

@@ -61,7 +61,7 @@ impl Section {
             "is \"{found}\": [model.{wanted}] reads folders of transformers' {class}, whose \
              model_type is \"{wanted}\"{}",
             match found {
-                "clip" | "siglip" => format!("; take [model.{found}]"),
+                "clip" | "siglip" | "chinese_clip" => format!("; take [model.{found}]"),
                 _ => String::new(),
             }
         );
@@ -97,6 +97,7 @@ impl Section {
             layers: self.layers("num_hidden_layers", defaults.layers)?,
             activation: self.activation(defaults.activation)?,
             layer_norm_eps: self.epsilon("layer_norm_eps", defaults.layer_norm_eps)?,
+            block: defaults.block,
         })
     }
 
@@ -140,7 +141,7 @@ impl Section {
     }
 
     /// A side of a square: `224` or `[224, 224]`.
-    fn side(&self, key: &str, default: i64) -> Result<i64, Error> {
+    pub fn side(&self, key: &str, default: i64) -> Result<i64, Error> {
         match self.map.get(key).and_then(Value::as_array).map(Vec::as_slice) {
             None => self.size(key, default),
             Some([height, width]) if height == width => self.checked_size(key, height),

@@ -12,8 +12,8 @@ use super::section::Section;
 use super::{Part, Source};
 use crate::error::Error;
 use crate::model::architecture::{
-    Activation, Architecture, ImagePooling, Pooling, Sight, TextConfig, TextProjection,
-    TowerConfig, VisionConfig,
+    Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, Sight, TextConfig,
+    TokenEmbedding, TowerConfig, VisionConfig,
 };
 
 /// Reads config.json.
@@ -55,6 +55,7 @@ fn defaults() -> TowerConfig {
         heads: 12,
         activation: Activation::GeluTanh,
         layer_norm_eps: 1e-6,
+        block: BlockKind::PreNorm,
     }
 }
 
@@ -65,14 +66,18 @@ fn vision(section: &Section) -> Result<VisionConfig, Error> {
         return Err(section.problem("vision_use_head", what));
     }
     let [image_size, patch_size] = section.sides(224, 16)?;
+    let tower = section.tower(defaults())?;
+    let TowerConfig { heads, mlp_width, .. } = tower;
     Ok(VisionConfig {
-        tower: section.tower(defaults())?,
+        tower,
         image_size,
         patch_size,
         patch_bias: true,
         pre_norm: false,
-        pooling: ImagePooling::Attention,
-        projection: false,
+        class_token: false,
+        rotary: None,
+        pooling: ImagePooling::Attention { heads, mlp_width },
+        projection: Projection::None,
     })
 }
 
@@ -81,9 +86,10 @@ fn text(section: &Section) -> Result<TextConfig, Error> {
         tower: section.tower(defaults())?,
         vocab_size: section.size("vocab_size", 32_000)?,
         context_length: section.size("max_position_embeddings", 64)?,
+        embedding: TokenEmbedding::Positions,
         pooling: Pooling::Last,
         sight: Sight::Full,
-        projection: TextProjection::ProductAndBias,
+        projection: Projection::ProductAndBias,
     })
 }
 

@@ -8,6 +8,7 @@ use tch::{TchError, Tensor};
 
 use super::block::Span;
 use super::loader::Loader;
+use super::rotation::Rotation;
 use crate::model::architecture::{Sight, TowerConfig};
 use crate::model::attention::{Columns, Sequence, attention};
 use crate::model::cpu::Cpu;
@@ -26,17 +27,30 @@ pub(super) struct Attend {
     heads: i64,
     width: i64,
     sight: Sight,
+    rotation: Option<Rotation>,
     cpu: Option<Cpu>,
 }
 
 impl Attend {
     pub fn new(loader: &Loader, tower: &TowerConfig, sight: Sight) -> Self {
         let cpu = Cpu::get(loader.placement);
-        Self { heads: tower.heads, width: tower.width, sight, cpu }
+        Self { heads: tower.heads, width: tower.width, sight, rotation: None, cpu }
+    }
+
+    /// The same, of queries and keys that are turned first. A single query is that of a token
+    /// that has no place and is not turned.
+    pub fn turned(self, rotation: Option<&Rotation>) -> Self {
+        Self { rotation: rotation.map(Rotation::shallow_clone), ..self }
     }
 
     /// -> `[queries, width]`.
     pub fn forward(&self, packed: Packed<'_>, spans: &[Span]) -> Result<Tensor, TchError> {
+        if let Some(rotation) = &self.rotation {
+            match packed {
+                Packed::Together(qkv) => rotation.turn(&qkv.f_narrow(1, 0, 2 * self.width)?)?,
+                Packed::OneQuery { kv, .. } => rotation.turn(&kv.f_narrow(1, 0, self.width)?)?,
+            }
+        }
         match self.cpu {
             Some(cpu) => self.with_kernel(cpu, packed, spans),
             None => self.with_libtorch(packed, spans),

@@ -3,13 +3,14 @@
 //! Sequences lie one after another without padding, `[tokens, width]`, and a `Span` says which
 //! rows belong together. Only attention looks at spans (see `attend`), so sequences of all
 //! lengths share one matrix product. Formulas: `CLIPAttention` and `CLIPEncoderLayer` of
-//! transformers' modeling_clip.py.
+//! transformers' modeling_clip.py, `BertLayer` of its modeling_bert.py, `EvaBlock` of timm's eva.py.
 
 use tch::{TchError, Tensor};
 
 use super::attend::{Attend, Packed};
-use super::layers::{LayerNorm, Linear, Mlp, Stream};
+use super::layers::{BlockNorm, LayerNorm, Linear, Mlp, Stream, normed};
 use super::loader::Loader;
+use super::rotation::Rotation;
 use crate::error::Error;
 use crate::model::architecture::{Sight, TowerConfig};
 
@@ -18,6 +19,14 @@ use crate::model::architecture::{Sight, TowerConfig};
 pub(super) struct Span {
     pub sequences: i64,
     pub len: i64,
+}
+
+/// What the blocks of a tower share.
+pub(super) struct Shared<'a> {
+    pub tower: &'a TowerConfig,
+    pub sight: Sight,
+    /// How queries and keys are turned, where they are.
+    pub rotation: Option<&'a Rotation>,
 }
 
 /// The blocks of a tower.
@@ -37,16 +46,17 @@ impl Blocks {
     pub fn load(
         loader: &Loader,
         prefix: &str,
-        (tower, sight): (&TowerConfig, Sight),
+        shared: &Shared<'_>,
         whole: bool,
     ) -> Result<Self, Error> {
         let layer = |index: i64| format!("{prefix}.encoder.layers.{index}");
-        let blocks = (0..tower.layers - 1).map(|i| Block::load(loader, &layer(i), (tower, sight)));
+        let before = shared.tower.layers - 1;
+        let blocks = (0..before).map(|index| Block::load(loader, &layer(index), shared));
         let blocks = blocks.collect::<Result<_, _>>()?;
-        let last = layer(tower.layers - 1);
+        let last = layer(before);
         let last = match whole {
-            false => LastBlock::Pooled(PooledBlock::load(loader, &last, tower)?),
-            true => LastBlock::Whole(Block::load(loader, &last, (tower, sight))?),
+            false => LastBlock::Pooled(PooledBlock::load(loader, &last, shared)?),
+            true => LastBlock::Whole(Block::load(loader, &last, shared)?),
         };
         Ok(Self { blocks, last })
     }
@@ -82,33 +92,34 @@ impl Blocks {
 
 /// A block in which every token goes on.
 struct Block {
-    norm: LayerNorm,
+    norm: BlockNorm,
     qkv: Linear,
+    inner_norm: Option<LayerNorm>,
     out: Linear,
     mlp: Mlp,
     attend: Attend,
 }
 
 impl Block {
-    fn load(
-        loader: &Loader,
-        layer: &str,
-        (tower, sight): (&TowerConfig, Sight),
-    ) -> Result<Self, Error> {
+    fn load(loader: &Loader, layer: &str, shared: &Shared<'_>) -> Result<Self, Error> {
+        let Shared { tower, sight, rotation } = *shared;
         let named = |part: &str| format!("{layer}.self_attn.{part}_proj");
         Ok(Self {
-            norm: LayerNorm::load(loader, &format!("{layer}.layer_norm1"), tower.layer_norm_eps)?,
+            norm: BlockNorm::load(loader, &format!("{layer}.layer_norm1"), tower)?,
             qkv: Linear::load(loader, &["q", "k", "v"].map(named))?,
+            inner_norm: inner_norm(loader, layer, tower)?,
             out: Linear::load(loader, &[named("out")])?,
             mlp: Mlp::load(loader, layer, tower)?,
-            attend: Attend::new(loader, tower, sight),
+            attend: Attend::new(loader, tower, sight).turned(rotation),
         })
     }
 
     fn forward(&self, stream: &mut Stream, spans: &[Span]) -> Result<(), TchError> {
-        let qkv = self.qkv.forward(&self.norm.of_stream(stream)?)?;
+        let qkv = self.qkv.forward(&self.norm.before(stream)?)?;
         let seen = self.attend.forward(Packed::Together(&qkv), spans)?;
+        let seen = normed(self.inner_norm.as_ref(), seen)?;
         stream.add(self.out.forward(&seen)?)?;
+        self.norm.after(stream)?;
         self.mlp.forward(stream)
     }
 }
@@ -116,24 +127,27 @@ impl Block {
 /// The last block, of which one token of each sequence is read: only that token asks and goes
 /// on. It sees its whole sequence, so there is no mask.
 struct PooledBlock {
-    norm: LayerNorm,
+    norm: BlockNorm,
     q: Linear,
     kv: Linear,
+    inner_norm: Option<LayerNorm>,
     out: Linear,
     mlp: Mlp,
     attend: Attend,
 }
 
 impl PooledBlock {
-    fn load(loader: &Loader, layer: &str, tower: &TowerConfig) -> Result<Self, Error> {
+    fn load(loader: &Loader, layer: &str, shared: &Shared<'_>) -> Result<Self, Error> {
+        let Shared { tower, rotation, .. } = *shared;
         let named = |part: &str| format!("{layer}.self_attn.{part}_proj");
         Ok(Self {
-            norm: LayerNorm::load(loader, &format!("{layer}.layer_norm1"), tower.layer_norm_eps)?,
+            norm: BlockNorm::load(loader, &format!("{layer}.layer_norm1"), tower)?,
             q: Linear::load(loader, &[named("q")])?,
             kv: Linear::load(loader, &["k", "v"].map(named))?,
+            inner_norm: inner_norm(loader, layer, tower)?,
             out: Linear::load(loader, &[named("out")])?,
             mlp: Mlp::load(loader, layer, tower)?,
-            attend: Attend::new(loader, tower, Sight::Full),
+            attend: Attend::new(loader, tower, Sight::Full).turned(rotation),
         })
     }
 
@@ -143,13 +157,24 @@ impl PooledBlock {
         spans: &[Span],
         pooled: &Tensor,
     ) -> Result<Tensor, TchError> {
-        let normed = self.norm.of_stream(&mut stream)?;
-        let q = self.q.forward(&normed.f_index_select(0, pooled)?)?;
-        let kv = self.kv.forward(&normed)?;
+        let x = self.norm.before(&mut stream)?;
+        let q = self.q.forward(&x.f_index_select(0, pooled)?)?;
+        let kv = self.kv.forward(&x)?;
         let seen = self.attend.forward(Packed::OneQuery { q: &q, kv: &kv }, spans)?;
+        let seen = normed(self.inner_norm.as_ref(), seen)?;
         let mut stream = stream.select(pooled)?;
         stream.add(self.out.forward(&seen)?)?;
+        self.norm.after(&mut stream)?;
         self.mlp.forward(&mut stream)?;
         stream.finish()
     }
+}
+
+/// The layer norm of what the heads of a block saw, where it has one.
+fn inner_norm(
+    loader: &Loader,
+    layer: &str,
+    tower: &TowerConfig,
+) -> Result<Option<LayerNorm>, Error> {
+    LayerNorm::load_inner(loader, &format!("{layer}.self_attn.norm"), tower)
 }

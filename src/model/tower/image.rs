@@ -2,18 +2,19 @@
 //!
 //! Scaling and normalising are folded into the patch embedding, which is a product because
 //! patches do not overlap. Formulas: `CLIPVisionModel` of transformers' modeling_clip.py and
-//! `SiglipVisionModel` of its modeling_siglip.py.
+//! `SiglipVisionModel` of its modeling_siglip.py, `Eva` of timm's eva.py.
 
 use tch::{Kind, TchError, Tensor};
 
-use super::block::{Blocks, Span};
-use super::layers::{LayerNorm, Linear, Stream};
+use super::block::{Blocks, Shared, Span};
+use super::layers::{LayerNorm, Linear, Project, Stream};
 use super::loader::{Loader, torch};
 use super::pool::AttentionPool;
+use super::rotation::Rotation;
 use super::tensors::PATCHES;
 use crate::batch::PixelScale;
 use crate::error::Error;
-use crate::model::architecture::{ImagePooling, Sight, VisionConfig};
+use crate::model::architecture::{ImagePooling, Sight, TowerConfig, VisionConfig};
 use crate::model::device::Placement;
 
 /// Subtracted from pixels before the product. -128..127 is exact in bf16, as 0..255 is, and
@@ -25,20 +26,15 @@ pub(super) struct ImageTower {
     patches: Linear,
     /// `[1, tokens, width]`.
     positions: Tensor,
+    /// The class token, `[1, 1, width]`.
+    class: Option<Tensor>,
     pre_norm: Option<LayerNorm>,
     blocks: Blocks,
     post_norm: LayerNorm,
-    pool: Pool,
-    /// `[embedding, width]`, f32.
-    projection: Option<Tensor>,
+    /// What makes one vector of an image's tokens, where the class token alone is not read.
+    pool: Option<AttentionPool>,
+    projection: Project,
     placement: Placement,
-}
-
-/// What makes one vector of an image's tokens.
-enum Pool {
-    /// The class token, `[1, 1, width]`.
-    Class(Tensor),
-    Attention(Box<AttentionPool>),
 }
 
 impl ImageTower {
@@ -47,25 +43,29 @@ impl ImageTower {
         let (tower, width) = (&config.tower, config.tower.width);
         let norm = |name: &str| LayerNorm::load_f32(loader, &named(name), tower.layer_norm_eps);
         let positions = loader.placed_f32(&named("embeddings.position_embedding.weight"))?;
+        let class = config.class_token.then(|| {
+            let class = loader.placed_f32(&named("embeddings.class_embedding"))?;
+            class.f_view([1, 1, width]).map_err(torch)
+        });
         let pool = match config.pooling {
-            ImagePooling::ClassToken => {
-                let class = loader.placed_f32(&named("embeddings.class_embedding"))?;
-                Pool::Class(class.f_view([1, 1, width]).map_err(torch)?)
-            }
-            ImagePooling::Attention => {
-                Pool::Attention(Box::new(AttentionPool::load(loader, &named("head"), tower)?))
+            ImagePooling::ClassToken => None,
+            ImagePooling::Attention { heads, mlp_width } => {
+                let head = TowerConfig { heads, mlp_width, ..tower.clone() };
+                Some(AttentionPool::load(loader, &named("head"), &head)?)
             }
         };
-        let whole = config.pooling == ImagePooling::Attention;
-        let projection = config.projection.then(|| loader.placed_f32("visual_projection.weight"));
+        let rotation = config.rotary.map(|rotary| Rotation::new(config, rotary, loader.placement));
+        let rotation = rotation.transpose().map_err(torch)?;
+        let shared = Shared { tower, sight: Sight::Full, rotation: rotation.as_ref() };
         Ok(Self {
             patches: patch_embedding(loader, config.patch_bias, scale)?,
             positions: positions.f_view([1, config.tokens(), width]).map_err(torch)?,
+            class: class.transpose()?,
             pre_norm: config.pre_norm.then(|| norm("pre_layrnorm")).transpose()?,
-            blocks: Blocks::load(loader, "vision_model", (tower, Sight::Full), whole)?,
+            blocks: Blocks::load(loader, "vision_model", &shared, pool.is_some())?,
             post_norm: norm("post_layernorm")?,
             pool,
-            projection: projection.transpose()?,
+            projection: Project::load(loader, "visual_projection", config.projection)?,
             placement: loader.placement,
             config: config.clone(),
         })
@@ -77,20 +77,17 @@ impl ImageTower {
         let spans = [Span { sequences: n, len: tokens }];
         let stream = Stream::new(self.embed(pixels)?, self.placement)?;
         let pooled = match &self.pool {
-            Pool::Class(_) => {
+            None => {
                 let options = (Kind::Int64, pixels.device());
                 let class = Tensor::f_arange_start_step(0, n * tokens, tokens, options)?;
                 self.post_norm.forward(&self.blocks.forward(stream, &spans, &class)?)?
             }
-            Pool::Attention(pool) => {
+            Some(pool) => {
                 let x = self.blocks.forward_whole(stream, &spans)?;
                 pool.forward(&self.post_norm.forward(&x)?, spans[0])?
             }
         };
-        match &self.projection {
-            Some(projection) => pooled.f_linear(projection, None::<&Tensor>),
-            None => Ok(pooled),
-        }
+        self.projection.forward(pooled)
     }
 
     /// Pixels as tokens with positions: f32 `[n * tokens, width]`.
@@ -98,11 +95,9 @@ impl ImageTower {
         let (n, tokens, width) = (pixels.size()[0], self.config.tokens(), self.config.tower.width);
         let patches = self.patches.forward(&self.cut(pixels)?)?.f_to_kind(Kind::Float)?;
         let patches = patches.f_view([n, -1, width])?;
-        let x = match &self.pool {
-            Pool::Class(class) => {
-                Tensor::f_cat(&[class.f_expand([n, 1, width], false)?, patches], 1)?
-            }
-            Pool::Attention(_) => patches,
+        let x = match &self.class {
+            Some(class) => Tensor::f_cat(&[class.f_expand([n, 1, width], false)?, patches], 1)?,
+            None => patches,
         };
         let x = x.f_add(&self.positions)?.f_view([n * tokens, width])?;
         match &self.pre_norm {

@@ -1,14 +1,15 @@
 //! The layers that blocks are made of: product, layer norm and multi-layer perceptron.
 //!
 //! Tokens are rows: `[tokens, width]`, whatever sequence they belong to. Formulas:
-//! `CLIPMLP` and `CLIPEncoderLayer` of transformers' modeling_clip.py. Attention, the only
-//! thing that looks at sequences, is in `attend`.
+//! `CLIPMLP` and `CLIPEncoderLayer` of transformers' modeling_clip.py, `BertLayer` of its
+//! modeling_bert.py, `SwiGLU` of timm's mlp.py.
+//! Attention, the only thing that looks at sequences, is in `attend`.
 
 use tch::{Kind, TchError, Tensor};
 
 use super::loader::{Loader, torch};
 use crate::error::Error;
-use crate::model::architecture::{Activation, TowerConfig};
+use crate::model::architecture::{Activation, BlockKind, Projection, TowerConfig};
 use crate::model::cpu::Cpu;
 use crate::model::device::Placement;
 use crate::model::norm::{Affine, add_and_norm};
@@ -34,15 +35,18 @@ impl Linear {
 
     /// Loads with weight and bias multiplied by `scale`.
     fn load_scaled(loader: &Loader, names: &[String], scale: [f64; 2]) -> Result<Self, Error> {
-        let of = |what: &str| -> Vec<String> {
-            names.iter().map(|name| format!("{name}.{what}")).collect()
-        };
-        let scaled = |names: &[String], scale: f64| match (loader.stacked(names)?, scale) {
+        let weights = names.iter().map(|name| loader.tensor(&format!("{name}.weight")));
+        let weights = weights.collect::<Result<Vec<_>, _>>()?;
+        let biases = names.iter().zip(&weights).map(|(name, weight)| {
+            loader.tensor_or_zeros(&format!("{name}.bias"), weight.size()[0])
+        });
+        let biases = biases.collect::<Result<Vec<_>, _>>()?;
+        let scaled = |tensors: &[Tensor], scale: f64| match (stacked(tensors)?, scale) {
             (tensor, 1.0) => Ok(tensor),
-            (tensor, scale) => tensor.f_mul_scalar(scale).map_err(torch),
+            (tensor, scale) => tensor.f_mul_scalar(scale),
         };
-        let weight = scaled(&of("weight"), scale[0])?;
-        let bias = scaled(&of("bias"), scale[1])?;
+        let weight = scaled(&weights, scale[0]).map_err(torch)?;
+        let bias = scaled(&biases, scale[1]).map_err(torch)?;
         Self::new(loader, &names[0], [weight, bias])
     }
 
@@ -65,6 +69,51 @@ impl Linear {
         match self.fused {
             Some(onednn) => onednn.linear(x, (&self.weight, &self.bias), Epilogue::Nothing),
             None => x.f_linear(&self.weight, Some(&self.bias)),
+        }
+    }
+}
+
+/// Tensors under one another.
+fn stacked(tensors: &[Tensor]) -> Result<Tensor, TchError> {
+    match tensors {
+        [one] => Ok(one.shallow_clone()),
+        several => Tensor::f_cat(several, 0),
+    }
+}
+
+/// What takes a tower's vectors into the shared space, in f32.
+pub(super) enum Project {
+    Nothing,
+    /// `[embedding, width]`, and what is added.
+    Product(Tensor, Option<Tensor>),
+    /// `[hidden, width]` and `[embedding, hidden]`.
+    Perceptron(Tensor, Tensor),
+}
+
+impl Project {
+    /// Loads `NAME.weight` and, where there is one, `NAME.bias`; of a perceptron `NAME.fc1.weight`
+    /// and `NAME.fc2.weight`.
+    pub fn load(loader: &Loader, name: &str, projection: Projection) -> Result<Self, Error> {
+        let part = |part: &str| loader.placed_f32(&format!("{name}.{part}"));
+        Ok(match projection {
+            Projection::None => Self::Nothing,
+            Projection::Product => Self::Product(part("weight")?, None),
+            Projection::ProductAndBias => Self::Product(part("weight")?, Some(part("bias")?)),
+            Projection::Perceptron { .. } => {
+                Self::Perceptron(part("fc1.weight")?, part("fc2.weight")?)
+            }
+        })
+    }
+
+    /// f32 `[n, width]` -> f32 `[n, embedding]`.
+    pub fn forward(&self, x: Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Nothing => Ok(x),
+            Self::Product(weight, bias) => x.f_linear(weight, bias.as_ref()),
+            Self::Perceptron(up, down) => {
+                let hidden = x.f_linear(up, None::<&Tensor>)?.f_gelu("none")?;
+                hidden.f_linear(down, None::<&Tensor>)
+            }
         }
     }
 }
@@ -122,7 +171,7 @@ pub(super) struct LayerNorm {
 
 impl LayerNorm {
     /// Of a stream.
-    pub fn load(loader: &Loader, name: &str, eps: f64) -> Result<Self, Error> {
+    fn load(loader: &Loader, name: &str, eps: f64) -> Result<Self, Error> {
         let cpu = Cpu::get(loader.placement);
         let kind = if cpu.is_some() { Kind::Float } else { loader.placement.kind };
         Self::load_as(loader, name, (eps, kind, cpu))
@@ -131,6 +180,20 @@ impl LayerNorm {
     /// Of an f32 tensor, whatever the precision of the run.
     pub fn load_f32(loader: &Loader, name: &str, eps: f64) -> Result<Self, Error> {
         Self::load_as(loader, name, (eps, Kind::Float, None))
+    }
+
+    /// Of what is between a layer's products, where the tower's blocks have that: in the
+    /// precision of the run.
+    pub fn load_inner(
+        loader: &Loader,
+        name: &str,
+        tower: &TowerConfig,
+    ) -> Result<Option<Self>, Error> {
+        let like = (tower.layer_norm_eps, loader.placement.kind, None);
+        match tower.block {
+            BlockKind::PreNorm | BlockKind::PostNorm => Ok(None),
+            BlockKind::InnerNorm => Self::load_as(loader, name, like).map(Some),
+        }
     }
 
     fn load_as(
@@ -153,21 +216,70 @@ impl LayerNorm {
     }
 
     /// Of the stream as it is now, in the precision of the run.
-    pub fn of_stream(&self, stream: &mut Stream) -> Result<Tensor, TchError> {
+    fn of_stream(&self, stream: &mut Stream) -> Result<Tensor, TchError> {
         let Some(cpu) = self.cpu else {
             stream.settle()?;
             return self.forward(&stream.x);
         };
-        let affine = Affine { weight: &self.weight, bias: &self.bias, eps: self.eps };
         let pending = stream.pending.take();
-        add_and_norm(cpu, &mut stream.x, pending.as_ref(), (&affine, self.kind))
+        add_and_norm(cpu, &mut stream.x, pending.as_ref(), (&self.affine(), self.kind))
+    }
+
+    /// Puts the layer norm of the stream in its place.
+    fn replace(&self, stream: &mut Stream) -> Result<(), TchError> {
+        stream.settle()?;
+        stream.x = match self.cpu {
+            Some(cpu) => add_and_norm(cpu, &mut stream.x, None, (&self.affine(), Kind::Float))?,
+            None => self.forward(&stream.x)?,
+        };
+        Ok(())
+    }
+
+    fn affine(&self) -> Affine<'_> {
+        Affine { weight: &self.weight, bias: &self.bias, eps: self.eps }
+    }
+}
+
+/// One of the two layer norms of a block, where the block's kind has it.
+pub(super) struct BlockNorm {
+    norm: LayerNorm,
+    after: bool,
+}
+
+impl BlockNorm {
+    pub fn load(loader: &Loader, name: &str, tower: &TowerConfig) -> Result<Self, Error> {
+        let norm = LayerNorm::load(loader, name, tower.layer_norm_eps)?;
+        Ok(Self { norm, after: tower.block == BlockKind::PostNorm })
+    }
+
+    /// What a layer sees of the stream, in the precision of the run.
+    pub fn before(&self, stream: &mut Stream) -> Result<Tensor, TchError> {
+        if !self.after {
+            return self.norm.of_stream(stream);
+        }
+        stream.settle()?;
+        stream.x.f_to_kind(self.norm.kind)
+    }
+
+    /// What becomes of the stream once the layer's output was added.
+    pub fn after(&self, stream: &mut Stream) -> Result<(), TchError> {
+        if self.after { self.norm.replace(stream) } else { Ok(()) }
+    }
+}
+
+/// The layer norm, where there is one.
+pub(super) fn normed(norm: Option<&LayerNorm>, x: Tensor) -> Result<Tensor, TchError> {
+    match norm {
+        Some(norm) => norm.forward(&x),
+        None => Ok(x),
     }
 }
 
 /// The second half of a block: what happens to a token after it has looked at the others.
 pub(super) struct Mlp {
-    norm: LayerNorm,
+    norm: BlockNorm,
     up: Linear,
+    inner_norm: Option<LayerNorm>,
     down: Linear,
     activation: Activation,
 }
@@ -181,19 +293,26 @@ impl Mlp {
             (Some(_), Activation::QuickGelu) => QUICK_GELU,
             _ => 1.0,
         };
-        let named = |part: &str| [format!("{layer}.mlp.{part}")];
+        let named = |part: &str| format!("{layer}.mlp.{part}");
+        let up = match tower.activation {
+            Activation::SwiGlu => vec![named("gate"), named("fc1")],
+            _ => vec![named("fc1")],
+        };
         Ok(Self {
-            norm: LayerNorm::load(loader, &format!("{layer}.layer_norm2"), tower.layer_norm_eps)?,
-            up: Linear::load_scaled(loader, &named("fc1"), [scale, scale])?,
-            down: Linear::load_scaled(loader, &named("fc2"), [1.0 / scale, 1.0])?,
+            norm: BlockNorm::load(loader, &format!("{layer}.layer_norm2"), tower)?,
+            up: Linear::load_scaled(loader, &up, [scale, scale])?,
+            inner_norm: LayerNorm::load_inner(loader, &named("norm"), tower)?,
+            down: Linear::load_scaled(loader, &[named("fc2")], [1.0 / scale, 1.0])?,
             activation: tower.activation,
         })
     }
 
-    /// Adds `down(activation(up(norm(x))))` to the stream.
+    /// Adds `down(activation(up(norm(x))))` to the stream, or normalises the sum.
     pub fn forward(&self, stream: &mut Stream) -> Result<(), TchError> {
-        let hidden = self.activated(&self.norm.of_stream(stream)?)?;
-        stream.add(self.down.forward(&hidden)?)
+        let hidden = self.activated(&self.norm.before(stream)?)?;
+        let hidden = normed(self.inner_norm.as_ref(), hidden)?;
+        stream.add(self.down.forward(&hidden)?)?;
+        self.norm.after(stream)
     }
 
     fn activated(&self, x: &Tensor) -> Result<Tensor, TchError> {
@@ -204,6 +323,10 @@ impl Mlp {
             (Some(onednn), Activation::GeluTanh) => onednn.linear(x, parts, Epilogue::GeluTanh),
             (None, Activation::Gelu) => self.up.forward(x)?.f_gelu("none"),
             (None, Activation::GeluTanh) => self.up.forward(x)?.f_gelu("tanh"),
+            (_, Activation::SwiGlu) => {
+                let both = self.up.forward(x)?.f_chunk(2, 1)?;
+                both[0].f_silu()?.f_mul(&both[1])
+            }
             (None, Activation::QuickGelu) => {
                 let y = self.up.forward(x)?;
                 y.f_mul_scalar(QUICK_GELU)?.f_sigmoid_()?.f_mul_(&y)

@@ -43,6 +43,14 @@ impl Loader<'_> {
         }
     }
 
+    /// A bias, zeros where the architecture has none: the weights were compared with it both ways.
+    pub fn tensor_or_zeros(&self, name: &str, len: i64) -> Result<Tensor, Error> {
+        match self.weights.has(&self.names.source(name).name) {
+            true => self.tensor(name),
+            false => Tensor::f_zeros([len], (Kind::Float, Device::Cpu)).map_err(torch),
+        }
+    }
+
     /// On the device, in f32.
     pub fn placed_f32(&self, name: &str) -> Result<Tensor, Error> {
         self.place(name, &self.tensor(name)?, Kind::Float)
@@ -54,16 +62,6 @@ impl Loader<'_> {
         let placed = placed.and_then(|tensor| tensor.f_contiguous()).map_err(torch)?;
         self.weights.converted(&self.names.source(name).name, &placed)?;
         Ok(placed)
-    }
-
-    /// The named tensors under one another, f32 on the CPU.
-    pub fn stacked(&self, names: &[String]) -> Result<Tensor, Error> {
-        let tensors = names.iter().map(|name| self.tensor(name));
-        let mut tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
-        match tensors.len() {
-            1 => Ok(tensors.remove(0)),
-            _ => Tensor::f_cat(&tensors, 0).map_err(torch),
-        }
     }
 }
 

@@ -11,6 +11,7 @@ mod image;
 mod layers;
 mod loader;
 mod pool;
+mod rotation;
 pub(super) mod tensors;
 mod text;
 
@@ -21,7 +22,7 @@ use tch::{Device, Kind, TchError, Tensor, no_grad};
 use self::image::ImageTower;
 use self::loader::Loader;
 use self::text::{Packing, TextTower};
-use super::architecture::{Architecture, Pooling, TowerConfig};
+use super::architecture::{Activation, Architecture, Pooling, TowerConfig};
 use super::device::{self, Placement};
 use super::distinct::Distinct;
 use super::family::{Keys, Names};
@@ -227,7 +228,9 @@ fn pass_size(placement: Placement, tower: &TowerConfig) -> PassSize {
     const MOST: usize = 1 << 17;
     /// Where the driver does not say.
     const UNKNOWN: usize = 1 << 15;
-    let (width, mlp) = (tower.width as usize, tower.mlp_width as usize);
+    // A gate is as wide as what it opens for.
+    let gates = 1 + usize::from(tower.activation == Activation::SwiGlu);
+    let (width, mlp) = (tower.width as usize, gates * tower.mlp_width as usize);
     let token_bytes = (10 * width + 2 * mlp) * placement.kind.elt_size_in_bytes();
     PassSize::new(match placement.device {
         Device::Cuda(index) => match device::free_memory(index) {

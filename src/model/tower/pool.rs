@@ -24,7 +24,7 @@ pub(super) struct AttentionPool {
 }
 
 impl AttentionPool {
-    /// Loads `PREFIX.probe`, the attention and the perceptron of the tower's shape.
+    /// Loads `PREFIX.probe`, the attention and the perceptron; `tower` has the head's own sizes.
     pub fn load(loader: &Loader, prefix: &str, tower: &TowerConfig) -> Result<Self, Error> {
         let named = |part: &str| format!("{prefix}.self_attn.{part}_proj");
         let probe = loader.tensor(&format!("{prefix}.probe"))?;

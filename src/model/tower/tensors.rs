@@ -4,7 +4,10 @@
 //! family's weights call them is known in `family`. A pooling head's attention, layer norm and
 //! perceptron are called as a block's are.
 
-use crate::model::architecture::{Architecture, ImagePooling, TextProjection, TowerConfig};
+use crate::model::architecture::{
+    Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, TextConfig,
+    TokenEmbedding, TowerConfig,
+};
 use crate::model::weights::Expected;
 
 /// Buffers that exports of old transformers carry: 0, 1, 2, ..., computed and never learned.
@@ -21,35 +24,30 @@ pub(in crate::model) fn expected(architecture: &Architecture) -> Vec<Expected> {
     if architecture.logit_bias {
         all.push("logit_bias", &[]);
     }
-    if vision.projection {
-        all.push("visual_projection.weight", &[dim, v]);
-    }
-    match text.projection {
-        TextProjection::Product => all.push("text_projection.weight", &[dim, t]),
-        TextProjection::ProductAndBias => all.affine("text_projection", &[dim, t]),
-    }
+    all.projection("visual_projection", (vision.projection, [dim, v]));
+    all.projection("text_projection", (text.projection, [dim, t]));
     match vision.patch_bias {
         false => all.push(&format!("{PATCHES}.weight"), &[v, 3, patch, patch]),
         true => all.affine(PATCHES, &[v, 3, patch, patch]),
     }
     all.push("vision_model.embeddings.position_embedding.weight", &[vision.tokens(), v]);
     all.push("text_model.embeddings.token_embedding.weight", &[text.vocab_size, t]);
-    all.push("text_model.embeddings.position_embedding.weight", &[text.context_length, t]);
+    all.token_embedding(text);
     if vision.pre_norm {
         // The misspelling is transformers'.
         all.affine("vision_model.pre_layrnorm", &[v]);
     }
     all.affine("vision_model.post_layernorm", &[v]);
-    all.affine("text_model.final_layer_norm", &[t]);
     all.blocks("vision_model", &vision.tower);
     all.blocks("text_model", &text.tower);
-    match vision.pooling {
-        ImagePooling::ClassToken => all.push("vision_model.embeddings.class_embedding", &[v]),
-        ImagePooling::Attention => {
-            all.push("vision_model.head.probe", &[v]);
-            all.attention("vision_model.head", v);
-            all.perceptron("vision_model.head", &vision.tower);
-        }
+    if vision.class_token {
+        all.push("vision_model.embeddings.class_embedding", &[v]);
+    }
+    if let ImagePooling::Attention { heads, mlp_width } = vision.pooling {
+        let head = TowerConfig { heads, mlp_width, ..vision.tower.clone() };
+        all.push("vision_model.head.probe", &[v]);
+        all.attention("vision_model.head", &head);
+        all.perceptron("vision_model.head", &head);
     }
     all.0
 }
@@ -70,18 +68,59 @@ impl List {
         self.push(&format!("{name}.bias"), &weight[..1]);
     }
 
+    fn projection(&mut self, name: &str, (projection, shape): (Projection, [i64; 2])) {
+        match projection {
+            Projection::None => {}
+            Projection::Product => self.push(&format!("{name}.weight"), &shape),
+            Projection::ProductAndBias => self.affine(name, &shape),
+            Projection::Perceptron { hidden } => {
+                let [dim, width] = shape;
+                self.push(&format!("{name}.fc1.weight"), &[hidden, width]);
+                self.push(&format!("{name}.fc2.weight"), &[dim, hidden]);
+            }
+        }
+    }
+
+    /// What is added to tokens, and what else is outside of the text tower's blocks.
+    fn token_embedding(&mut self, text: &TextConfig) {
+        let (width, positions) = (text.tower.width, "text_model.embeddings.position_embedding");
+        match text.embedding {
+            TokenEmbedding::Positions => {
+                self.push(&format!("{positions}.weight"), &[text.context_length, width]);
+                self.affine("text_model.final_layer_norm", &[width]);
+            }
+            TokenEmbedding::Bert { positions: rows, segments, .. } => {
+                self.push(&format!("{positions}.weight"), &[rows, width]);
+                self.push("text_model.embeddings.segment_embedding.weight", &[segments, width]);
+                self.affine("text_model.embeddings.layer_norm", &[width]);
+            }
+        }
+        if text.pooling == Pooling::FirstThroughTanh {
+            self.affine("text_model.pooler", &[width, width]);
+        }
+    }
+
     fn blocks(&mut self, prefix: &str, tower: &TowerConfig) {
         for layer in 0..tower.layers {
             let layer = format!("{prefix}.encoder.layers.{layer}");
             self.affine(&format!("{layer}.layer_norm1"), &[tower.width]);
-            self.attention(&layer, tower.width);
+            self.attention(&layer, tower);
             self.perceptron(&layer, tower);
         }
     }
 
-    fn attention(&mut self, prefix: &str, width: i64) {
-        for part in ["q_proj", "k_proj", "v_proj", "out_proj"] {
-            self.affine(&format!("{prefix}.self_attn.{part}"), &[width, width]);
+    fn attention(&mut self, prefix: &str, tower: &TowerConfig) {
+        let named = |part: &str| format!("{prefix}.self_attn.{part}");
+        let square = [tower.width, tower.width];
+        for part in ["q_proj", "v_proj", "out_proj"] {
+            self.affine(&named(part), &square);
+        }
+        match tower.block {
+            BlockKind::PreNorm | BlockKind::PostNorm => self.affine(&named("k_proj"), &square),
+            BlockKind::InnerNorm => {
+                self.push(&named("k_proj.weight"), &square);
+                self.affine(&named("norm"), &[tower.width]);
+            }
         }
     }
 
@@ -90,5 +129,11 @@ impl List {
         self.affine(&format!("{prefix}.layer_norm2"), &[width]);
         self.affine(&format!("{prefix}.mlp.fc1"), &[mlp, width]);
         self.affine(&format!("{prefix}.mlp.fc2"), &[width, mlp]);
+        if tower.activation == Activation::SwiGlu {
+            self.affine(&format!("{prefix}.mlp.gate"), &[mlp, width]);
+        }
+        if tower.block == BlockKind::InnerNorm {
+            self.affine(&format!("{prefix}.mlp.norm"), &[mlp]);
+        }
     }
 }

@@ -1,34 +1,35 @@
 //! The text tower: token ids to embeddings.
 //!
-//! A caption is cut at the position that is read: where sight is causal, later tokens cannot
-//! change it, and where it is not, the last one is read. Equal captions are encoded once, sorted by length and packed without padding.
-//! Formulas: `CLIPTextModel` of transformers' modeling_clip.py and `SiglipTextModel` of its
-//! modeling_siglip.py. Tokenizing is done before (see
-//! the crate's `text`).
+//! A caption is cut at the position that is read where sight is causal: later tokens cannot change
+//! it. Equal captions are encoded once, sorted by length and packed without padding, which BERT's
+//! towers are told to look away from. Formulas: `CLIPTextModel` of transformers' modeling_clip.py,
+//! `SiglipTextModel` of its modeling_siglip.py and `BertModel` of its modeling_bert.py. Tokenizing
+//! is done before (see the crate's `text`).
 
 use std::collections::HashMap;
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
-use super::block::{Blocks, Span};
-use super::layers::{LayerNorm, Stream};
-use super::loader::Loader;
+use super::block::{Blocks, Shared, Span};
+use super::layers::{LayerNorm, Project, Stream, normed};
+use super::loader::{Loader, torch};
 use crate::error::Error;
-use crate::model::architecture::{Pooling, TextConfig, TextProjection};
+use crate::model::architecture::{Pooling, Projection, TextConfig, TokenEmbedding};
 use crate::model::device::Placement;
 use crate::model::transfer::upload;
 
 pub(super) struct TextTower {
     /// `[vocab, width]`.
     tokens: Tensor,
-    /// `[context, width]`.
+    /// `[context, width]`, or more rows.
     positions: Tensor,
+    embedding_norm: Option<LayerNorm>,
     blocks: Blocks,
-    final_norm: LayerNorm,
-    /// `[embedding, width]`, f32.
-    projection: Tensor,
-    /// `[embedding]`, f32.
-    projection_bias: Option<Tensor>,
+    final_norm: Option<LayerNorm>,
+    pooling: Pooling,
+    /// What the first token goes through before it is projected.
+    pooler: Option<Project>,
+    projection: Project,
     placement: Placement,
 }
 
@@ -36,45 +37,79 @@ impl TextTower {
     /// With `states`, every token's state can be had.
     pub fn load(loader: &Loader, config: &TextConfig, states: bool) -> Result<Self, Error> {
         let named = |name: &str| format!("text_model.{name}");
-        let eps = config.tower.layer_norm_eps;
-        let has_bias = config.projection == TextProjection::ProductAndBias;
-        let projection_bias = has_bias.then(|| loader.placed_f32("text_projection.bias"));
+        let norm = |name: &str| {
+            LayerNorm::load_f32(loader, &named(name), config.tower.layer_norm_eps).map(Some)
+        };
+        let positions = loader.placed_f32(&named("embeddings.position_embedding.weight"))?;
+        let (positions, embedding_norm, final_norm) = match config.embedding {
+            TokenEmbedding::Positions => (positions, None, norm("final_layer_norm")?),
+            TokenEmbedding::Bert { positions: rows, first, .. } => {
+                let segments = loader.placed_f32(&named("embeddings.segment_embedding.weight"))?;
+                let used = positions.f_narrow(0, first, rows - first);
+                let sum = used.and_then(|used| used.f_add(&segments.f_narrow(0, 0, 1)?));
+                (sum.map_err(torch)?, norm("embeddings.layer_norm")?, None)
+            }
+        };
+        let pooler = (config.pooling == Pooling::FirstThroughTanh)
+            .then(|| Project::load(loader, &named("pooler"), Projection::ProductAndBias));
+        let whole = states || config.pooling == Pooling::Mean;
+        let shared = Shared { tower: &config.tower, sight: config.sight, rotation: None };
         Ok(Self {
             tokens: loader.placed_f32(&named("embeddings.token_embedding.weight"))?,
-            positions: loader.placed_f32(&named("embeddings.position_embedding.weight"))?,
-            blocks: Blocks::load(loader, "text_model", (&config.tower, config.sight), states)?,
-            final_norm: LayerNorm::load_f32(loader, &named("final_layer_norm"), eps)?,
-            projection: loader.placed_f32("text_projection.weight")?,
-            projection_bias: projection_bias.transpose()?,
+            positions,
+            embedding_norm,
+            blocks: Blocks::load(loader, "text_model", &shared, whole)?,
+            final_norm,
+            pooling: config.pooling,
+            pooler: pooler.transpose()?,
+            projection: Project::load(loader, "text_projection", config.projection)?,
             placement: loader.placement,
         })
     }
 
-    /// Sequences sorted by length, each read at its last token -> f32 `[n, embedding]`, not of
-    /// unit length yet.
+    /// Sequences sorted by length, each read at its last token unless the first or the mean is what
+    /// is read -> f32 `[n, embedding]`, not of unit length yet.
     pub fn forward(&self, sequences: &[&[i64]]) -> Result<Tensor, TchError> {
-        let mut end = 0;
-        let ends = sequences.iter().map(|ids| {
-            end += ids.len() as i64;
-            end - 1
-        });
-        let pooled = self.place(&ends.collect::<Vec<_>>())?;
-        let x = self.blocks.forward(self.embed(sequences)?, &spans(sequences), &pooled)?;
-        let x = self.final_norm.forward(&x)?;
-        x.f_linear(&self.projection, self.projection_bias.as_ref())
+        let x = match self.pooling {
+            Pooling::Mean => means(&self.states(sequences)?, &spans(sequences))?,
+            _ => {
+                let read = self.place(&self.read(sequences))?;
+                let x = self.blocks.forward(self.embed(sequences)?, &spans(sequences), &read)?;
+                normed(self.final_norm.as_ref(), x)?
+            }
+        };
+        let x = match &self.pooler {
+            Some(pooler) => pooler.forward(x)?.f_tanh()?,
+            None => x,
+        };
+        self.projection.forward(x)
     }
 
     /// Sequences of one length -> f32 `[tokens, width]`, after the last layer norm.
     pub fn states(&self, sequences: &[&[i64]]) -> Result<Tensor, TchError> {
         let x = self.blocks.forward_whole(self.embed(sequences)?, &spans(sequences))?;
-        self.final_norm.forward(&x)
+        normed(self.final_norm.as_ref(), x)
+    }
+
+    /// The row of each sequence that is read.
+    fn read(&self, sequences: &[&[i64]]) -> Vec<i64> {
+        let mut end = 0;
+        let rows = sequences.iter().map(|ids| {
+            let first = end;
+            end += ids.len() as i64;
+            match self.pooling {
+                Pooling::First | Pooling::FirstThroughTanh => first,
+                _ => end - 1,
+            }
+        });
+        rows.collect()
     }
 
     fn embed(&self, sequences: &[&[i64]]) -> Result<Stream, TchError> {
         let positions: Vec<i64> = sequences.iter().flat_map(|ids| 0..ids.len() as i64).collect();
         let x = self.tokens.f_index_select(0, &self.place(&sequences.concat())?)?;
         let x = x.f_add(&self.positions.f_index_select(0, &self.place(&positions)?)?)?;
-        Stream::new(x, self.placement)
+        Stream::new(normed(self.embedding_norm.as_ref(), x)?, self.placement)
     }
 
     fn place(&self, values: &[i64]) -> Result<Tensor, TchError> {
@@ -117,10 +152,22 @@ fn cut(ids: &[i64], pooling: Pooling) -> &[i64] {
     let end = match pooling {
         Pooling::FirstOf(end) => end,
         Pooling::HighestId => ids.iter().copied().max().unwrap_or(0),
-        Pooling::Last => return ids,
+        Pooling::Last | Pooling::First | Pooling::FirstThroughTanh | Pooling::Mean => return ids,
     };
     let position = ids.iter().position(|&id| id == end).unwrap_or(0);
     &ids[..ids.len().min(position + 1)]
+}
+
+/// f32 `[tokens, width]` -> f32 `[sequences, width]`: the mean of each sequence's tokens.
+fn means(x: &Tensor, spans: &[Span]) -> Result<Tensor, TchError> {
+    let mut start = 0;
+    let means = spans.iter().map(|span| {
+        let rows = x.f_narrow(0, start, span.sequences * span.len)?;
+        start += span.sequences * span.len;
+        let shape = [span.sequences, span.len, -1];
+        rows.f_view(shape)?.f_mean_dim([1].as_slice(), false, Kind::Float)
+    });
+    Tensor::f_cat(&means.collect::<Result<Vec<_>, _>>()?, 0)
 }
 
 fn spans(sequences: &[&[i64]]) -> Vec<Span> {

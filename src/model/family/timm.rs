@@ -1,0 +1,280 @@
+//! timm's image towers inside OpenCLIP's folders: the vision transformers of SigLIP, of the
+//! Perception Encoder and of EVA-02's CLIP.
+//!
+//! A folder gives such a tower's name and nothing else: what a name stands for is code of timm. Of
+//! each name that is known here stands what the weights do not tell; widths, layers and patches are
+//! read off their shapes. Other names are refused. Facts: vision_transformer.py and eva.py of timm
+//! 1.0, `TimmModel` of open_clip's timm_model.py.
+
+use serde_json::Value;
+
+use super::section::Section;
+use super::{Part, Source};
+use crate::error::Error;
+use crate::model::architecture::{
+    Activation, BlockKind, ImagePooling, Projection, Rotary, TowerConfig, VisionConfig,
+};
+use crate::model::weights::Weights;
+
+/// How the weights call the tower's tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Whether the projection is a layer beside the tower, and not its own head.
+    beside: bool,
+    /// Whether queries, keys and values are products of their own.
+    apart: bool,
+}
+
+/// What weights do not tell of a tower.
+#[derive(Debug, Clone, Copy)]
+enum Style {
+    Siglip(Activation),
+    /// The patches along a side in training, and what the first row and column count as.
+    Perception(i64, f32),
+    Eva02,
+}
+
+use Activation::{Gelu, GeluTanh};
+use Style::{Eva02, Perception, Siglip};
+
+/// Name, heads, and what else is the name's affair.
+const TOWERS: [(&str, i64, Style); 24] = [
+    ("vit_base_patch16_siglip_224", 12, Siglip(Gelu)),
+    ("vit_base_patch16_siglip_256", 12, Siglip(Gelu)),
+    ("vit_base_patch16_siglip_384", 12, Siglip(Gelu)),
+    ("vit_base_patch16_siglip_512", 12, Siglip(Gelu)),
+    ("vit_base_patch32_siglip_256", 12, Siglip(GeluTanh)),
+    ("vit_large_patch16_siglip_256", 16, Siglip(Gelu)),
+    ("vit_large_patch16_siglip_384", 16, Siglip(Gelu)),
+    ("vit_large_patch16_siglip_512", 16, Siglip(GeluTanh)),
+    ("vit_so400m_patch14_siglip_224", 16, Siglip(Gelu)),
+    ("vit_so400m_patch14_siglip_378", 16, Siglip(Gelu)),
+    ("vit_so400m_patch14_siglip_384", 16, Siglip(Gelu)),
+    ("vit_so400m_patch16_siglip_256", 16, Siglip(GeluTanh)),
+    ("vit_so400m_patch16_siglip_384", 16, Siglip(GeluTanh)),
+    ("vit_so400m_patch16_siglip_512", 16, Siglip(GeluTanh)),
+    ("vit_giantopt_patch16_siglip_256", 16, Siglip(GeluTanh)),
+    ("vit_giantopt_patch16_siglip_384", 16, Siglip(GeluTanh)),
+    ("vit_pe_core_tiny_patch16_384", 3, Perception(24, 1.0)),
+    ("vit_pe_core_small_patch16_384", 6, Perception(24, 1.0)),
+    ("vit_pe_core_base_patch16_224", 12, Perception(14, 1.0)),
+    ("vit_pe_core_large_patch14_336", 16, Perception(24, 1.0)),
+    ("vit_pe_core_gigantic_patch14_448", 16, Perception(32, 0.0)),
+    ("eva02_base_patch16_clip_224", 12, Eva02),
+    ("eva02_large_patch14_clip_224", 16, Eva02),
+    ("eva02_large_patch14_clip_336", 16, Eva02),
+];
+
+/// Whether a folder's `vision_cfg` names such a tower.
+pub fn is_named(section: &Section) -> bool {
+    section.map.get("timm_model_name").is_some_and(|name| !matches!(name, Value::Null))
+}
+
+/// Reads `vision_cfg`, and the tower's sizes from the weights.
+///
+/// # Errors
+/// `ModelFile` naming the key that cannot be used; `Tensor` for weights that are no such tower's.
+pub fn read(section: &Section, weights: &Weights) -> Result<(VisionConfig, Layout), Error> {
+    let (heads, style) = named(section)?;
+    let (projection, beside) = projection(section)?;
+    let pool = match style {
+        Eva02 => "token",
+        Siglip(_) | Perception(..) => "map",
+    };
+    match section.map.get("timm_pool").and_then(Value::as_str).unwrap_or("avg") {
+        found if found == pool => {}
+        found => {
+            let what = format!("is \"{found}\": clipmill computes this tower with \"{pool}\"");
+            return Err(section.problem("timm_pool", &what));
+        }
+    }
+    let sizes = Sizes::read(weights, matches!(style, Eva02))?;
+    let tower = sizes.tower(heads, style);
+    // Pairs of a head's numbers are shared by rows and columns.
+    let divisor = if matches!(style, Siglip(_)) { heads } else { 4 * heads };
+    if tower.width % divisor != 0 {
+        let width = tower.width;
+        let what = format!("has {heads} heads, and the weights' width is {width}");
+        return Err(section.problem("timm_model_name", &what));
+    }
+    let image_size = section.side("image_size", 224)?;
+    if !(1..=image_size).contains(&sizes.patch) {
+        let what = format!("is {image_size}, and a patch has {}", sizes.patch);
+        return Err(section.problem("image_size", &what));
+    }
+    let rotary = match style {
+        Siglip(_) => None,
+        Perception(trained_grid, first) => Some(Rotary { trained_grid, first, column_first: true }),
+        Eva02 => Some(Rotary { trained_grid: 16, first: 0.0, column_first: false }),
+    };
+    let pooling = match style {
+        Eva02 => ImagePooling::ClassToken,
+        Siglip(_) => ImagePooling::Attention { heads, mlp_width: sizes.pool_mlp(weights)? },
+        Perception(..) => ImagePooling::Attention { heads: 8, mlp_width: sizes.pool_mlp(weights)? },
+    };
+    let pre_norm = matches!(style, Perception(..));
+    let class_token = weights.has(&in_trunk("cls_token"));
+    let (patch_size, patch_bias) = (sizes.patch, !pre_norm);
+    let config = VisionConfig {
+        tower,
+        image_size,
+        patch_size,
+        patch_bias,
+        pre_norm,
+        class_token: class_token || pooling == ImagePooling::ClassToken,
+        rotary,
+        pooling,
+        projection,
+    };
+    Ok((config, Layout { beside, apart: matches!(style, Eva02) }))
+}
+
+fn named(section: &Section) -> Result<(i64, Style), Error> {
+    let name = section.map.get("timm_model_name").unwrap_or(&Value::Null);
+    let known = TOWERS.into_iter().find(|(known, ..)| name.as_str() == Some(known));
+    known.map(|(_, heads, style)| (heads, style)).ok_or_else(|| {
+        let names = TOWERS.map(|(name, ..)| name).join(", ");
+        let what = format!("is {name}: of timm's towers clipmill computes {names}");
+        section.problem("timm_model_name", &what)
+    })
+}
+
+/// What `timm_proj` says, and whether the layer is beside the tower.
+fn projection(section: &Section) -> Result<(Projection, bool), Error> {
+    let value = section.map.get("timm_proj");
+    // The class's default; null is a tower with its own head.
+    match value.map_or(Some("linear"), |value| value.as_str().filter(|word| !word.is_empty())) {
+        Some("none") => Ok((Projection::None, false)),
+        Some("linear") => match section.flag("timm_proj_bias", false)? {
+            true => Ok((Projection::ProductAndBias, true)),
+            false => Ok((Projection::Product, true)),
+        },
+        None => Ok((Projection::ProductAndBias, false)),
+        Some(other) => {
+            let what = format!("is \"{other}\": clipmill computes \"linear\", \"none\" and null");
+            Err(section.problem("timm_proj", &what))
+        }
+    }
+}
+
+/// What the weights' shapes say.
+struct Sizes {
+    width: i64,
+    patch: i64,
+    layers: i64,
+    mlp_width: i64,
+}
+
+impl Sizes {
+    fn read(weights: &Weights, gated: bool) -> Result<Self, Error> {
+        let side = |name: &str, side: usize| -> Result<i64, Error> {
+            Ok(weights.shape(&in_trunk(name))?.get(side).copied().unwrap_or(0))
+        };
+        let up = if gated { "blocks.0.mlp.fc1_x.weight" } else { "blocks.0.mlp.fc1.weight" };
+        let there = |layer: &i64| weights.has(&in_trunk(&format!("blocks.{layer}.norm1.weight")));
+        Ok(Self {
+            width: side("patch_embed.proj.weight", 0)?,
+            patch: side("patch_embed.proj.weight", 2)?,
+            layers: (0..1024).take_while(there).count() as i64,
+            mlp_width: side(up, 0)?,
+        })
+    }
+
+    fn tower(&self, heads: i64, style: Style) -> TowerConfig {
+        let Self { width, layers, mlp_width, .. } = *self;
+        let (activation, layer_norm_eps, block) = match style {
+            Siglip(activation) => (activation, 1e-6, BlockKind::PreNorm),
+            Perception(..) => (Gelu, 1e-5, BlockKind::PreNorm),
+            Eva02 => (Activation::SwiGlu, 1e-6, BlockKind::InnerNorm),
+        };
+        TowerConfig { width, mlp_width, layers, heads, activation, layer_norm_eps, block }
+    }
+
+    fn pool_mlp(&self, weights: &Weights) -> Result<i64, Error> {
+        let shape = weights.shape(&in_trunk("attn_pool.mlp.fc1.weight"))?;
+        Ok(shape.first().copied().unwrap_or(0))
+    }
+}
+
+fn in_trunk(name: &str) -> String {
+    format!("visual.trunk.{name}")
+}
+
+/// Where a tensor of the image tower is in the weights; `None` for the others.
+pub fn source(layout: Layout, tensor: &str) -> Option<Source> {
+    if let Some(part) = tensor.strip_prefix("visual_projection.") {
+        return Some(Source::whole(match layout.beside {
+            true => format!("visual.head.proj.{part}"),
+            false => in_trunk(&format!("head.{part}")),
+        }));
+    }
+    let name = tensor.strip_prefix("vision_model.")?;
+    if let Some((layer, part)) =
+        name.strip_prefix("encoder.layers.").and_then(|rest| rest.split_once('.'))
+    {
+        return Some(block(layout, &format!("blocks.{layer}."), part));
+    }
+    if let Some(part) = name.strip_prefix("head.") {
+        return Some(pool(part));
+    }
+    let leading = |name: &str, sides| Source { name: in_trunk(name), part: Part::Leading(sides) };
+    match name {
+        "embeddings.class_embedding" => return Some(leading("cls_token", 2)),
+        "embeddings.position_embedding.weight" => return Some(leading("pos_embed", 1)),
+        _ => {}
+    }
+    const PARTS: [(&str, &str); 3] = [
+        ("embeddings.patch_embedding.", "patch_embed.proj."),
+        ("pre_layrnorm.", "norm_pre."),
+        ("post_layernorm.", "norm."),
+    ];
+    Some(Source::whole(in_trunk(&renamed(name, &PARTS))))
+}
+
+/// A block's tensor.
+fn block(layout: Layout, prefix: &str, name: &str) -> Source {
+    for (index, of) in ["q", "k", "v"].into_iter().enumerate() {
+        if let Some(part) = name.strip_prefix(&format!("self_attn.{of}_proj.")) {
+            let (what, part) = match layout.apart {
+                true => (format!("{of}_proj.{part}"), Part::Whole),
+                false => (format!("qkv.{part}"), Part::Rows { index: index as i64, of: 3 }),
+            };
+            return Source { name: in_trunk(&format!("{prefix}attn.{what}")), part };
+        }
+    }
+    const PARTS: [(&str, &str); 5] = [
+        ("self_attn.out_proj.", "attn.proj."),
+        ("self_attn.norm.", "attn.norm."),
+        ("layer_norm1.", "norm1."),
+        ("layer_norm2.", "norm2."),
+        ("mlp.gate.", "mlp.fc1_g."),
+    ];
+    let name = match name.strip_prefix("mlp.fc1.") {
+        Some(part) if layout.apart => format!("mlp.fc1_x.{part}"),
+        _ => renamed(name, &PARTS),
+    };
+    Source::whole(in_trunk(&format!("{prefix}{name}")))
+}
+
+/// A tensor of `AttentionPoolLatent`.
+fn pool(name: &str) -> Source {
+    let named = |name: &str| in_trunk(&format!("attn_pool.{name}"));
+    if name == "probe" {
+        return Source { name: named("latent"), part: Part::Leading(2) };
+    }
+    for (index, of) in ["k", "v"].into_iter().enumerate() {
+        if let Some(part) = name.strip_prefix(&format!("self_attn.{of}_proj.")) {
+            let rows = Part::Rows { index: index as i64, of: 2 };
+            return Source { name: named(&format!("kv.{part}")), part: rows };
+        }
+    }
+    const PARTS: [(&str, &str); 3] =
+        [("self_attn.q_proj.", "q."), ("self_attn.out_proj.", "proj."), ("layer_norm2.", "norm.")];
+    Source::whole(named(&renamed(name, &PARTS)))
+}
+
+/// The name with another beginning, where it has one of these.
+fn renamed(name: &str, parts: &[(&str, &str)]) -> String {
+    let found = parts.iter().find_map(|(from, to)| Some((to, name.strip_prefix(from)?)));
+    found.map_or_else(|| name.to_owned(), |(to, rest)| format!("{to}{rest}"))
+}
