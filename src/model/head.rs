@@ -151,7 +151,7 @@ impl Layer {
         if n_outputs == 0 || n_inputs == 0 {
             return Err(wrong(path, &weight, format!("has shape {shape:?}: it is empty")));
         }
-        let bias = match weights.shape(&bias) {
+        let bias = match weights.shape(&bias).ok() {
             None => None,
             Some(shape) if shape == [n_outputs] => Some(numbers(weights, &bias)?),
             Some(shape) => {

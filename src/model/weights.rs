@@ -109,12 +109,6 @@ impl Weights {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The sides of a tensor, if there is one of that name.
-    pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
-        let (_, info) = self.find(name).ok()?;
-        Some(info.shape.iter().map(|&side| side as i64).collect())
-    }
-
     fn sharded(dir: &Path, index: &str, config: &'static str) -> Result<Self, Error> {
         let listed = read_index(&dir.join(index))?;
         let mut names: Vec<&String> = listed.values().collect();

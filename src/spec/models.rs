@@ -62,6 +62,12 @@ impl ModelSpec {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+
+    /// Where the pipeline file has it: `model.clip`, `model.clip.b32`.
+    pub fn key(&self) -> String {
+        let name = self.name.iter().map(|name| format!(".{name}"));
+        format!("model.{}{}", self.family.as_str(), name.collect::<String>())
+    }
 }
 
 /// `[model]`: at least one, each name once.
