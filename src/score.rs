@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn siglip_probability_is_a_half_where_scale_and_bias_meet() {
-        assert_eq!(siglip_probability(0.1, 100.0, -10.0), 0.5);
+        assert_eq!(siglip_probability(0.125, 80.0, -10.0), 0.5);
         // 1 / (1 + e)
         assert!((siglip_probability(0.09, 100.0, -10.0) - 0.268_941_4).abs() < 1e-6);
         assert_eq!(siglip_probability(-1.0, 1e4, 0.0), 0.0);

@@ -4,14 +4,14 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use common::{Ran, clipmill, root, scratch};
 
 #[test]
 fn every_shipped_pipeline_checks_and_explains_itself() {
-    let mut seen = 0;
+    let (mut seen, shards) = (0, scratch());
     for entry in std::fs::read_dir(root().join("pipelines")).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.extension().is_none_or(|extension| extension != "toml") {
@@ -33,9 +33,25 @@ fn every_shipped_pipeline_checks_and_explains_itself() {
             args.push("--set".into());
             args.push(format!("model.clip.{name}.dir=sample_data/model"));
         }
+        if text.contains("[source.webdataset]") {
+            args.extend(["--input".to_owned(), shard(&shards).display().to_string()]);
+        }
         clipmill(args).ok();
     }
     assert!(seen > 0);
+}
+
+/// A shard of one of the sample's images.
+fn shard(dir: &tempfile::TempDir) -> PathBuf {
+    let path = dir.path().join("00000.tar");
+    let mut tar = tar::Builder::new(fs::File::create(&path).expect("a file"));
+    let image = common::sample().join("images/003-1f31c.png");
+    tar.append_path_with_name(image, "0.png").expect("added");
+    let mut header = tar::Header::new_gnu();
+    header.set_size(6);
+    tar.append_data(&mut header, "0.txt", &b"a moon"[..]).expect("added");
+    tar.finish().expect("ended");
+    path
 }
 
 #[test]
@@ -257,4 +273,40 @@ fn all_steps_follow_one_another() {
     let before = ["labelled", "clusters", "unique", "kept"].map(made);
     filter_dataset("run", dir.path(), &sets).ok();
     assert_eq!(before, ["labelled", "clusters", "unique", "kept"].map(made));
+}
+
+/// The words that may stand where `wrong` does, as the program says them.
+fn expected(pipeline: &str) -> Vec<String> {
+    let dir = scratch();
+    let path = dir.path().join("wrong.toml");
+    fs::write(&path, pipeline).expect("written");
+    let said = clipmill(["check".to_owned(), path.display().to_string()]).stderr;
+    let (_, list) = said.rsplit_once("expected").unwrap_or_else(|| panic!("{said}"));
+    let words: Vec<_> = list.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    assert!(words.len() > 1, "{said}");
+    words
+}
+
+#[test]
+fn the_readme_has_a_row_for_every_source_column_and_layout() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("there");
+    let rows: Vec<_> = readme.lines().filter_map(|line| line.strip_prefix("| ")).collect();
+    let first = |row: &str| row.split(" | ").next().unwrap_or_default().to_owned();
+    let has = |word: &str| rows.iter().any(|row| first(row).split(", ").any(|cell| cell == word));
+    for section in ["source", "image"] {
+        let words = expected(&format!("version = 1\n[{section}.wrong]\n"));
+        words.iter().for_each(|word| {
+            assert!(has(&format!("`[{section}.{word}]`")), "README.md has no row for {word}");
+        });
+        // And none for what is not there.
+        let named = rows.iter().filter_map(|row| row.strip_prefix(&format!("`[{section}.")));
+        let named = named.filter_map(|row| row.split_once("]`")).map(|(kind, _)| kind);
+        named.for_each(|kind| assert!(words.iter().any(|word| word == kind), "{kind}"));
+    }
+    for word in expected("version = 1\n[columns]\nx = \"wrong\"\n") {
+        assert!(has(&format!("`{word}`")), "README.md has no row for the column {word}");
+    }
+    for word in expected("version = 1\n[export]\npath = \"x\"\nlayout = \"wrong\"\n") {
+        assert!(has(&format!("`{word}`")), "README.md has no row for the layout {word}");
+    }
 }

@@ -282,7 +282,7 @@ mod tests {
             ("model = {}", "needs a model"),
             ("[model.clap]\ndir = \"a\"", "unknown variant `clap`"),
             ("[model.clip]\nprecision = \"f32\"", "missing field `dir`"),
-            ("[model.clip]\ndir = \"a\"\nprecison = \"f32\"", "its settings are `dir` and"),
+            ("[model.clip]\ndir = \"a\"\nprecison = \"f32\"", "its settings are `dir` or `hub`"),
             ("[model.clip.b32]\ndri = \"a\"", "unknown field `dri`"),
             ("[model.clip]\ndir = 7", "invalid type: integer `7`"),
             ("[model.clip]\ndir = \"a\"\nhub = \"a/b\"", "`dir` and `hub` are two places"),
