@@ -13,8 +13,8 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::ErrorKind;
-use std::os::unix::fs::symlink;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -111,14 +111,7 @@ impl Repository {
         }
         let path = self.dir.join("refs").join(revision);
         make_folder_of(&path)?;
-        // Under a name of its own first: another process may read it, or write it too.
-        let written = (|| {
-            let dir = path.parent().unwrap_or(&self.dir);
-            let mut draft = tempfile::Builder::new().permissions(shared()).tempfile_in(dir)?;
-            std::io::Write::write_all(&mut draft, commit.as_bytes())?;
-            draft.persist(&path).map_err(|error| error.error).map(drop)
-        })();
-        written.map_err(Error::io("write to the hub's cache", path))
+        replace(&path, commit.as_bytes()).map_err(Error::io("write to the hub's cache", path))
     }
 
     /// Waits until nobody else fetches the bytes of that etag, and keeps others waiting while the
@@ -145,17 +138,31 @@ impl Repository {
     pub fn link(&self, commit: &str, name: &str, etag: &str) -> Result<(), Error> {
         let path = self.folder(commit).join(name);
         make_folder_of(&path)?;
-        let make = || match symlink(format!("../../blobs/{etag}"), &path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && !path.exists() => {
-                // It leads to a blob that somebody removed.
-                fs::remove_file(&path)?;
-                symlink(format!("../../blobs/{etag}"), &path)
-            }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            made => made,
-        };
-        make().map_err(Error::io("write to the hub's cache", &path))
+        let linked = point(&path, &Path::new("../../blobs").join(etag));
+        linked.map_err(Error::io("write to the hub's cache", path))
     }
+}
+
+/// Makes a link, unless there is one that leads somewhere.
+fn point(path: &Path, to: &Path) -> io::Result<()> {
+    match symlink(to, path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && !path.exists() => {
+            // It leads to a blob that somebody removed.
+            fs::remove_file(path)?;
+            symlink(to, path)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// Replaces a small file. Under a name of its own first: another process may read it, or write it
+/// too.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(path);
+    let mut draft = tempfile::Builder::new().permissions(shared()).tempfile_in(dir)?;
+    draft.write_all(bytes)?;
+    draft.persist(path).map_err(|error| error.error).map(drop)
 }
 
 /// Python's list of a commit's files (`_tree_cache.py`).
@@ -167,7 +174,7 @@ struct Tree {
 
 /// Like any new file's, which a temporary one's are not.
 fn shared() -> fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o666)
+    fs::Permissions::from_mode(0o666)
 }
 
 fn make_folder_of(path: &Path) -> Result<(), Error> {

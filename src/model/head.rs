@@ -15,6 +15,9 @@ use crate::digest;
 use crate::error::Error;
 use crate::spec::{HeadActivation, HeadOutput, HeadSpec};
 
+/// The longest side of a layer: a list of more numbers a row is a mistake.
+const MOST_SIDE: i64 = 1 << 20;
+
 /// A head, on the CPU, in f32.
 #[derive(Debug)]
 pub struct Head {
@@ -148,8 +151,9 @@ impl Layer {
             };
             return Err(wrong(path, &weight, problem));
         };
-        if n_outputs == 0 || n_inputs == 0 {
-            return Err(wrong(path, &weight, format!("has shape {shape:?}: it is empty")));
+        if !(1..=MOST_SIDE).contains(&n_outputs) || !(1..=MOST_SIDE).contains(&n_inputs) {
+            let problem = format!("has shape {shape:?}: use sides of 1 to {MOST_SIDE}");
+            return Err(wrong(path, &weight, problem));
         }
         let bias = match weights.shape(&bias).ok() {
             None => None,
@@ -223,10 +227,9 @@ mod tests {
 
     #[test]
     fn layers_are_ordered_by_their_last_number() {
-        let key = |stem: &str| numbered(stem);
-        assert_eq!(key("layers.10"), ("layers.".into(), 10, String::new()));
-        assert_eq!(key("mlp2.3.fc"), ("mlp2.".into(), 3, ".fc".into()));
-        assert_eq!(key(""), (String::new(), 0, String::new()));
-        assert!(key("layers.10") > key("layers.2"));
+        assert_eq!(numbered("layers.10"), ("layers.".into(), 10, String::new()));
+        assert_eq!(numbered("mlp2.3.fc"), ("mlp2.".into(), 3, ".fc".into()));
+        assert_eq!(numbered(""), (String::new(), 0, String::new()));
+        assert!(numbered("layers.10") > numbered("layers.2"));
     }
 }

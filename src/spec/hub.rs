@@ -69,11 +69,6 @@ impl HubSpec {
     pub fn pinned(&self) -> Option<&str> {
         is_commit(&self.revision).then_some(self.revision.as_str())
     }
-
-    /// Whether it is the revision that counts where none is named.
-    pub fn is_main(&self) -> bool {
-        self.revision == MAIN
-    }
 }
 
 /// Whether a revision is a whole commit id.

@@ -167,7 +167,7 @@ def check_folder(out, folder):
         assert row["txt"] == beside(".txt") and row["json"] == beside(".json"), row
         try:
             caption = json.loads(row["json"] or "")["caption"]
-        except ValueError:
+        except (ValueError, KeyError):
             caption = None
         assert row["json.caption"] == caption, row
         if row["image_path"]:
