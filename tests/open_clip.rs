@@ -20,7 +20,7 @@ fn openclips_folders_agree_with_open_clip() {
         return;
     }
     let folder = |name: &str| Folder::read(Family::OpenClip, &dir.path().join(name));
-    for name in ["quick_gelu", "custom_text", "longest", "pe", "pe_bare", "eva02"] {
+    for name in ["quick_gelu", "custom_text", "longest", "pe", "pe_bare", "eva02", "mobile"] {
         let folder = folder(name);
         folder.agrees(300, folder.expected.captions.len());
     }
