@@ -3,17 +3,19 @@
 //!
 //! A folder gives such a tower's name and nothing else: what a name stands for is code of timm. Of
 //! each name that is known here stands what the weights do not tell; widths, layers and patches are
-//! read off their shapes. Other names are refused. Facts: vision_transformer.py, vision_transformer_hybrid.py and eva.py
-//! of timm 1.0, `TimmModel` of open_clip's timm_model.py.
+//! read off their shapes. Other names are refused. Facts: vision_transformer.py,
+//! vision_transformer_hybrid.py and eva.py of timm 1.0, `TimmModel` of open_clip's timm_model.py.
 
 use serde_json::Value;
 
+use self::Style::{Eva02, MobileClip, Perception, Siglip};
 use super::section::Section;
 use super::{Part, Source};
 use crate::error::Error;
+use crate::model::architecture::Activation::{self, Gelu, GeluTanh};
 use crate::model::architecture::{
-    Activation, BlockKind, ImagePooling, PatchEmbedding, Projection, Rotary, STEM_SIDES,
-    TowerConfig, VisionConfig,
+    BlockKind, ImagePooling, PatchEmbedding, Projection, Rotary, STEM_SIDES, TowerConfig,
+    VisionConfig,
 };
 use crate::model::weights::Weights;
 
@@ -35,9 +37,6 @@ enum Style {
     Eva02,
     MobileClip,
 }
-
-use Activation::{Gelu, GeluTanh};
-use Style::{Eva02, MobileClip, Perception, Siglip};
 
 /// Name, heads, and what else is the name's affair.
 const TOWERS: [(&str, i64, Style); 25] = [
@@ -70,7 +69,7 @@ const TOWERS: [(&str, i64, Style); 25] = [
 
 /// Whether a folder's `vision_cfg` names such a tower.
 pub fn is_named(section: &Section) -> bool {
-    section.map.get("timm_model_name").is_some_and(|name| !matches!(name, Value::Null))
+    section.map.get("timm_model_name").is_some_and(|name| !name.is_null())
 }
 
 /// Reads `vision_cfg`, and the tower's sizes from the weights.
@@ -80,25 +79,10 @@ pub fn is_named(section: &Section) -> bool {
 pub fn read(section: &Section, weights: &Weights) -> Result<(VisionConfig, Layout), Error> {
     let (heads, style) = named(section)?;
     let (projection, beside) = projection(section)?;
-    let pool = match style {
-        Eva02 | MobileClip => "token",
-        Siglip(_) | Perception(..) => "map",
-    };
-    match section.map.get("timm_pool").and_then(Value::as_str).unwrap_or("avg") {
-        found if found == pool => {}
-        found => {
-            let what = format!("is \"{found}\": clipmill computes this tower with \"{pool}\"");
-            return Err(section.problem("timm_pool", &what));
-        }
-    }
+    style.check_pool(section)?;
     let sizes = Sizes::read(weights, style)?;
     let tower = sizes.tower(heads, style);
-    // Pairs of a head's numbers are shared by rows and columns.
-    let divisor = match style {
-        Siglip(_) | MobileClip => heads,
-        Perception(..) | Eva02 => 4 * heads,
-    };
-    if tower.width % divisor != 0 {
+    if tower.width % style.divisor(heads) != 0 {
         let width = tower.width;
         let what = format!("has {heads} heads, and the weights' width is {width}");
         return Err(section.problem("timm_model_name", &what));
@@ -108,36 +92,68 @@ pub fn read(section: &Section, weights: &Weights) -> Result<(VisionConfig, Layou
         let what = format!("is {image_size}, and a patch has {}", sizes.patch);
         return Err(section.problem("image_size", &what));
     }
-    let rotary = match style {
-        Siglip(_) | MobileClip => None,
-        Perception(trained_grid, first) => Some(Rotary { trained_grid, first, column_first: true }),
-        Eva02 => Some(Rotary { trained_grid: 16, first: 0.0, column_first: false }),
-    };
     let pooling = match style {
         Eva02 | MobileClip => ImagePooling::ClassToken,
         Siglip(_) => ImagePooling::Attention { heads, mlp_width: sizes.pool_mlp(weights)? },
         Perception(..) => ImagePooling::Attention { heads: 8, mlp_width: sizes.pool_mlp(weights)? },
     };
-    let pre_norm = matches!(style, Perception(..));
-    let class_token = weights.has(&in_trunk("cls_token"));
-    let patches = match style {
-        Perception(..) => PatchEmbedding::Product,
-        Siglip(_) | Eva02 => PatchEmbedding::ProductAndBias,
-        MobileClip => PatchEmbedding::Stem { hidden: sizes.hidden },
-    };
     let config = VisionConfig {
         tower,
         image_size,
         patch_size: sizes.patch,
-        patches,
-        pre_norm,
-        class_token: class_token || pooling == ImagePooling::ClassToken,
+        patches: style.patches(sizes.hidden),
+        pre_norm: matches!(style, Perception(..)),
+        class_token: pooling == ImagePooling::ClassToken || weights.has(&in_trunk("cls_token")),
         class_position: !matches!(style, MobileClip),
-        rotary,
+        rotary: style.rotary(),
         pooling,
         projection,
     };
     Ok((config, Layout { beside, apart: matches!(style, Eva02) }))
+}
+
+impl Style {
+    /// Refuses another `timm_pool` than the tower's own.
+    fn check_pool(self, section: &Section) -> Result<(), Error> {
+        let pool = match self {
+            Eva02 | MobileClip => "token",
+            Siglip(_) | Perception(..) => "map",
+        };
+        match section.map.get("timm_pool").and_then(Value::as_str).unwrap_or("avg") {
+            found if found == pool => Ok(()),
+            found => {
+                let what = format!("is \"{found}\": clipmill computes this tower with \"{pool}\"");
+                Err(section.problem("timm_pool", &what))
+            }
+        }
+    }
+
+    /// What divides the width: where heads are turned, rows and columns share pairs of a head's
+    /// numbers.
+    fn divisor(self, heads: i64) -> i64 {
+        match self {
+            Siglip(_) | MobileClip => heads,
+            Perception(..) | Eva02 => 4 * heads,
+        }
+    }
+
+    fn rotary(self) -> Option<Rotary> {
+        match self {
+            Siglip(_) | MobileClip => None,
+            Perception(trained_grid, first) => {
+                Some(Rotary { trained_grid, first, column_first: true })
+            }
+            Eva02 => Some(Rotary { trained_grid: 16, first: 0.0, column_first: false }),
+        }
+    }
+
+    fn patches(self, hidden: i64) -> PatchEmbedding {
+        match self {
+            Perception(..) => PatchEmbedding::Product,
+            Siglip(_) | Eva02 => PatchEmbedding::ProductAndBias,
+            MobileClip => PatchEmbedding::Stem { hidden },
+        }
+    }
 }
 
 fn named(section: &Section) -> Result<(i64, Style), Error> {
