@@ -40,8 +40,8 @@ pub struct VisionConfig {
 pub enum PatchEmbedding {
     Product,
     ProductAndBias,
-    /// Three products over squares of `STEM_SIDES`, of which the first two give so many numbers, are
-    /// batch-normalised and followed by the exact GELU (`ConvStem` of timm): MobileCLIP-B's.
+    /// Three products over squares of `STEM_SIDES`, of which the first two give so many numbers,
+    /// are batch-normalised and followed by the exact GELU (`ConvStem` of timm): MobileCLIP-B's.
     Stem {
         hidden: i64,
     },

@@ -1,8 +1,8 @@
 //! OpenCLIP's own folders: open_clip_config.json beside open_clip_model.safetensors.
 //!
-//! Missing keys take the defaults of `CLIPVisionCfg` and `CLIPTextCfg` (model.py of open_clip
-//! 3.3), and what those classes offer beside plain towers is refused by the key. Of the towers of
-//! others inside, `timm` and `hugging_face` know some. Names: `CLIP` and `CustomTextCLIP` of model.py,
+//! Missing keys take the defaults of `CLIPVisionCfg` and `CLIPTextCfg` (model.py of open_clip 3.3),
+//! and what those classes offer beside plain towers is refused by the key. Of the towers of others
+//! inside, `timm` and `hugging_face` know some. Names: `CLIP` and `CustomTextCLIP` of model.py,
 //! `VisionTransformer` and `TextTransformer` of transformer.py.
 
 use std::path::Path;
