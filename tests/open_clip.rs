@@ -20,12 +20,12 @@ fn openclips_folders_agree_with_open_clip() {
         return;
     }
     let folder = |name: &str| Folder::read(Family::OpenClip, &dir.path().join(name));
-    for name in ["quick_gelu", "custom_text", "longest", "pe", "pe_bare", "eva02"] {
+    for name in ["quick_gelu", "custom_text", "longest", "xlm"] {
         let folder = folder(name);
         folder.agrees(300, folder.expected.captions.len());
     }
-    for name in ["siglip", "siglip2", "xlm", "xlm_cls"] {
-        folder(name).agrees(300, 120);
+    for name in ["pe", "pe_bare", "eva02", "mobile", "siglip", "siglip2", "xlm_cls"] {
+        folder(name).agrees(100, 20);
     }
     let one = folder("quick_gelu");
     common::scores_and_searches("open_clip", &one.dir);
@@ -57,7 +57,7 @@ fn wrong_towers_of_timm_are_seen(folder: &dyn Fn(&str) -> Folder) {
     let clean = |config: &mut Value| {
         config["model_cfg"]["text_cfg"]["tokenizer_kwargs"]["clean"] = "whitespace".into();
     };
-    siglip.with(CONFIG, clean, || assert!(siglip.other_captions() > 50));
+    siglip.with(CONFIG, clean, || assert!(siglip.other_captions() > 30));
     let heads = vision("timm_model_name", "vit_pe_core_large_patch14_336");
     siglip.refuses(CONFIG, heads, "has 16 heads, and the weights' width is 48");
     siglip.refuses(CONFIG, vision("timm_model_name", "resnet50"), "of timm's towers clipmill");

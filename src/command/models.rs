@@ -54,8 +54,8 @@ impl About {
                            says otherwise",
             },
             Family::OpenClip => Self {
-                folder: "OpenCLIP's own, with its own ViT or timm's of SigLIP, PE or EVA-02, its \
-                         own text tower or XLM-RoBERTa: open_clip_config.json, open_clip_model.safetensors, \
+                folder: "OpenCLIP's own, with its own ViT or timm's of SigLIP, PE, \
+                         EVA-02 or MobileCLIP-B, its own text tower or XLM-RoBERTa: open_clip_config.json, open_clip_model.safetensors, \
                          tokenizer.json",
                 preprocessing: "`image_transform`: shortest side, longest side or squash; centre \
                                 crop (offset rounded)",

@@ -22,17 +22,33 @@ pub struct VisionConfig {
     pub image_size: i64,
     /// Side of a patch, in pixels.
     pub patch_size: i64,
-    /// Whether the product over patches has a bias.
-    pub patch_bias: bool,
+    pub patches: PatchEmbedding,
     /// Whether tokens are normalised before the first block.
     pub pre_norm: bool,
     /// Whether a token of its own comes before those of the patches.
     pub class_token: bool,
+    /// Whether that token has a position too.
+    pub class_position: bool,
     /// Whether attention also knows where patches lie.
     pub rotary: Option<Rotary>,
     pub pooling: ImagePooling,
     pub projection: Projection,
 }
+
+/// How a patch's pixels become a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PatchEmbedding {
+    Product,
+    ProductAndBias,
+    /// Three products over squares of `STEM_SIDES`, of which the first two give so many numbers,
+    /// are batch-normalised and followed by the exact GELU (`ConvStem` of timm): MobileCLIP-B's.
+    Stem {
+        hidden: i64,
+    },
+}
+
+/// The sides of a stem's squares: in pixels, then in what the product before gave.
+pub const STEM_SIDES: [i64; 3] = [4, 2, 2];
 
 /// How an image's tokens become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +77,11 @@ impl VisionConfig {
     /// Whole patches along a side; pixels beyond the last whole patch are not seen.
     pub fn grid(&self) -> i64 {
         self.image_size / self.patch_size
+    }
+
+    /// Tokens that have a learned position.
+    pub fn positions(&self) -> i64 {
+        self.grid() * self.grid() + i64::from(self.class_token && self.class_position)
     }
 
     /// Tokens of an image: one for each patch, and the class token where there is one.

@@ -1,8 +1,8 @@
 //! The tokenizer of Chinese-CLIP's folders, as transformers' `BertTokenizer` builds it.
 //!
 //! Like that class (tokenization_bert.py of transformers 5.23), this takes the vocabulary of
-//! tokenizer.json, or else vocab.txt, and the switches of tokenizer_config.json, and builds the rest
-//! itself. Control tokens in a caption are text.
+//! tokenizer.json, or else vocab.txt, and the switches of tokenizer_config.json, and builds the
+//! rest itself. Control tokens in a caption are text.
 
 use std::path::Path;
 

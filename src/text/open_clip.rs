@@ -3,9 +3,9 @@
 //!
 //! `SimpleTokenizer` (tokenizer.py of open_clip 3.3) brings its vocabulary along; here it is read
 //! from the folder's tokenizer.json, or vocab.json and merges.txt. What is not cleaned as there is
-//! said in `ftfy`; its pattern, which ignores case, drops the mark U+0345, and is of another version
-//! of Unicode, in which a few letters are none. `HFTokenizer` is transformers' class of the folder's
-//! tokenizer.json, which is taken as it stands.
+//! said in `ftfy`; its pattern, which ignores case, drops the mark U+0345, and is of another
+//! version of Unicode, in which a few letters are none. `HFTokenizer` is transformers' class of the
+//! folder's tokenizer.json, which is taken as it stands.
 
 use std::path::Path;
 

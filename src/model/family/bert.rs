@@ -1,7 +1,7 @@
 //! What the weights of transformers' BERT and its kin call a text tower's tensors.
 //!
-//! Names: `BertModel` of modeling_bert.py, which `ChineseCLIPTextModel` and `XLMRobertaModel` share.
-//! What such a tower computes is the affair of `tower`, its sizes of the families.
+//! Names: `BertModel` of modeling_bert.py, which `ChineseCLIPTextModel` and `XLMRobertaModel`
+//! share. What such a tower computes is the affair of `tower`, its sizes of the families.
 
 use super::Source;
 

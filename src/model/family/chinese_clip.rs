@@ -1,5 +1,5 @@
-//! Chinese-CLIP as transformers' `ChineseCLIPModel` folders describe it: CLIP's image tower, and BERT
-//! for captions.
+//! Chinese-CLIP as transformers' `ChineseCLIPModel` folders describe it: CLIP's image tower, and
+//! BERT for captions.
 //!
 //! Missing keys take the defaults of `ChineseCLIPTextConfig` and `ChineseCLIPVisionConfig`
 //! (configuration_chinese_clip.py of transformers 5.23), of which the latter are CLIP's.

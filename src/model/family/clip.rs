@@ -10,8 +10,8 @@ use std::path::Path;
 use super::section::Section;
 use crate::error::Error;
 use crate::model::architecture::{
-    Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, Sight, TextConfig,
-    TokenEmbedding, TowerConfig, VisionConfig,
+    Activation, Architecture, BlockKind, ImagePooling, PatchEmbedding, Pooling, Projection, Sight,
+    TextConfig, TokenEmbedding, TowerConfig, VisionConfig,
 };
 
 /// Reads config.json.
@@ -56,9 +56,10 @@ pub fn vision(section: &Section) -> Result<VisionConfig, Error> {
         tower,
         image_size,
         patch_size,
-        patch_bias: false,
+        patches: PatchEmbedding::Product,
         pre_norm: true,
         class_token: true,
+        class_position: true,
         rotary: None,
         pooling: ImagePooling::ClassToken,
         projection: Projection::Product,

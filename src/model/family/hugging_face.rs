@@ -20,7 +20,7 @@ const TOWERS: [(&str, i64); 2] = [("xlm-roberta-base", 12), ("xlm-roberta-large"
 
 /// Whether a folder's `text_cfg` names such a tower.
 pub fn is_named(section: &Section) -> bool {
-    section.map.get("hf_model_name").is_some_and(|name| !matches!(name, Value::Null))
+    section.map.get("hf_model_name").is_some_and(|name| !name.is_null())
 }
 
 /// Reads `text_cfg`, and the tower's sizes from the weights.
@@ -57,26 +57,32 @@ pub fn read(section: &Section, embedding_dim: i64, weights: &Weights) -> Result<
         return Err(section.problem("context_length", &what));
     }
     let segments = side("embeddings.token_type_embeddings", 0)?;
-    let pooling = match section.map.get("hf_pooler_type").map(Value::as_str) {
-        None | Some(Some("mean_pooler")) => Pooling::Mean,
-        Some(Some("cls_pooler")) => Pooling::FirstThroughTanh,
-        Some(Some("cls_last_hidden_state_pooler")) => Pooling::First,
-        _ => return Err(not_known(section, "hf_pooler_type")),
-    };
-    let projection = match section.map.get("hf_proj_type").map(Value::as_str) {
-        None | Some(Some("mlp")) => Projection::Perceptron { hidden: (width + embedding_dim) / 2 },
-        Some(Some("linear")) => Projection::Product,
-        _ => return Err(not_known(section, "hf_proj_type")),
-    };
     Ok(TextConfig {
         tower,
         vocab_size: side("embeddings.word_embeddings", 0)?,
         context_length,
         embedding: TokenEmbedding::Bert { positions, first, segments },
-        pooling,
+        pooling: pooling(section)?,
         sight: Sight::Full,
-        projection,
+        projection: projection(section, (width + embedding_dim) / 2)?,
     })
+}
+
+fn pooling(section: &Section) -> Result<Pooling, Error> {
+    match section.map.get("hf_pooler_type").map(Value::as_str) {
+        None | Some(Some("mean_pooler")) => Ok(Pooling::Mean),
+        Some(Some("cls_pooler")) => Ok(Pooling::FirstThroughTanh),
+        Some(Some("cls_last_hidden_state_pooler")) => Ok(Pooling::First),
+        _ => Err(not_known(section, "hf_pooler_type")),
+    }
+}
+
+fn projection(section: &Section, hidden: i64) -> Result<Projection, Error> {
+    match section.map.get("hf_proj_type").map(Value::as_str) {
+        None | Some(Some("mlp")) => Ok(Projection::Perceptron { hidden }),
+        Some(Some("linear")) => Ok(Projection::Product),
+        _ => Err(not_known(section, "hf_proj_type")),
+    }
 }
 
 fn heads(section: &Section) -> Result<i64, Error> {

@@ -1,8 +1,8 @@
 //! OpenCLIP's own folders: open_clip_config.json beside open_clip_model.safetensors.
 //!
-//! Missing keys take the defaults of `CLIPVisionCfg` and `CLIPTextCfg` (model.py of open_clip
-//! 3.3), and what those classes offer beside plain towers is refused by the key. Of the towers of
-//! others inside, `timm` and `hugging_face` know some. Names: `CLIP` and `CustomTextCLIP` of model.py,
+//! Missing keys take the defaults of `CLIPVisionCfg` and `CLIPTextCfg` (model.py of open_clip 3.3),
+//! and what those classes offer beside plain towers is refused by the key. Of the towers of others
+//! inside, `timm` and `hugging_face` know some. Names: `CLIP` and `CustomTextCLIP` of model.py,
 //! `VisionTransformer` and `TextTransformer` of transformer.py.
 
 use std::path::Path;
@@ -13,8 +13,8 @@ use super::section::Section;
 use super::{Part, Source, hugging_face, timm};
 use crate::error::Error;
 use crate::model::architecture::{
-    Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, Sight, TextConfig,
-    TokenEmbedding, TowerConfig, VisionConfig,
+    Activation, Architecture, BlockKind, ImagePooling, PatchEmbedding, Pooling, Projection, Sight,
+    TextConfig, TokenEmbedding, TowerConfig, VisionConfig,
 };
 use crate::model::weights::Weights;
 use crate::spec::Family;
@@ -135,9 +135,10 @@ fn read_vision(section: &Section, quick: bool) -> Result<VisionConfig, Error> {
         tower: tower(section, (width, width / head), ("head_width", quick))?,
         image_size,
         patch_size,
-        patch_bias: false,
+        patches: PatchEmbedding::Product,
         pre_norm: !section.flag("no_ln_pre", false)?,
         class_token: true,
+        class_position: true,
         rotary: None,
         pooling: ImagePooling::ClassToken,
         projection: Projection::Product,

@@ -12,8 +12,8 @@ use super::section::Section;
 use super::{Part, Source};
 use crate::error::Error;
 use crate::model::architecture::{
-    Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, Sight, TextConfig,
-    TokenEmbedding, TowerConfig, VisionConfig,
+    Activation, Architecture, BlockKind, ImagePooling, PatchEmbedding, Pooling, Projection, Sight,
+    TextConfig, TokenEmbedding, TowerConfig, VisionConfig,
 };
 
 /// Reads config.json.
@@ -72,9 +72,10 @@ fn vision(section: &Section) -> Result<VisionConfig, Error> {
         tower,
         image_size,
         patch_size,
-        patch_bias: true,
+        patches: PatchEmbedding::ProductAndBias,
         pre_norm: false,
         class_token: false,
+        class_position: true,
         rotary: None,
         pooling: ImagePooling::Attention { heads, mlp_width },
         projection: Projection::None,

@@ -1,18 +1,21 @@
 //! timm's image towers inside OpenCLIP's folders: the vision transformers of SigLIP, of the
-//! Perception Encoder and of EVA-02's CLIP.
+//! Perception Encoder, of EVA-02's CLIP and of MobileCLIP-B.
 //!
 //! A folder gives such a tower's name and nothing else: what a name stands for is code of timm. Of
 //! each name that is known here stands what the weights do not tell; widths, layers and patches are
-//! read off their shapes. Other names are refused. Facts: vision_transformer.py and eva.py of timm
-//! 1.0, `TimmModel` of open_clip's timm_model.py.
+//! read off their shapes. Other names are refused. Facts: vision_transformer.py,
+//! vision_transformer_hybrid.py and eva.py of timm 1.0, `TimmModel` of open_clip's timm_model.py.
 
 use serde_json::Value;
 
+use self::Style::{Eva02, MobileClip, Perception, Siglip};
 use super::section::Section;
 use super::{Part, Source};
 use crate::error::Error;
+use crate::model::architecture::Activation::{self, Gelu, GeluTanh};
 use crate::model::architecture::{
-    Activation, BlockKind, ImagePooling, Projection, Rotary, TowerConfig, VisionConfig,
+    BlockKind, ImagePooling, PatchEmbedding, Projection, Rotary, STEM_SIDES, TowerConfig,
+    VisionConfig,
 };
 use crate::model::weights::Weights;
 
@@ -32,13 +35,11 @@ enum Style {
     /// The patches along a side in training, and what the first row and column count as.
     Perception(i64, f32),
     Eva02,
+    MobileClip,
 }
 
-use Activation::{Gelu, GeluTanh};
-use Style::{Eva02, Perception, Siglip};
-
 /// Name, heads, and what else is the name's affair.
-const TOWERS: [(&str, i64, Style); 24] = [
+const TOWERS: [(&str, i64, Style); 25] = [
     ("vit_base_patch16_siglip_224", 12, Siglip(Gelu)),
     ("vit_base_patch16_siglip_256", 12, Siglip(Gelu)),
     ("vit_base_patch16_siglip_384", 12, Siglip(Gelu)),
@@ -63,11 +64,12 @@ const TOWERS: [(&str, i64, Style); 24] = [
     ("eva02_base_patch16_clip_224", 12, Eva02),
     ("eva02_large_patch14_clip_224", 16, Eva02),
     ("eva02_large_patch14_clip_336", 16, Eva02),
+    ("vit_base_mci_224", 12, MobileClip),
 ];
 
 /// Whether a folder's `vision_cfg` names such a tower.
 pub fn is_named(section: &Section) -> bool {
-    section.map.get("timm_model_name").is_some_and(|name| !matches!(name, Value::Null))
+    section.map.get("timm_model_name").is_some_and(|name| !name.is_null())
 }
 
 /// Reads `vision_cfg`, and the tower's sizes from the weights.
@@ -77,22 +79,10 @@ pub fn is_named(section: &Section) -> bool {
 pub fn read(section: &Section, weights: &Weights) -> Result<(VisionConfig, Layout), Error> {
     let (heads, style) = named(section)?;
     let (projection, beside) = projection(section)?;
-    let pool = match style {
-        Eva02 => "token",
-        Siglip(_) | Perception(..) => "map",
-    };
-    match section.map.get("timm_pool").and_then(Value::as_str).unwrap_or("avg") {
-        found if found == pool => {}
-        found => {
-            let what = format!("is \"{found}\": clipmill computes this tower with \"{pool}\"");
-            return Err(section.problem("timm_pool", &what));
-        }
-    }
-    let sizes = Sizes::read(weights, matches!(style, Eva02))?;
+    style.check_pool(section)?;
+    let sizes = Sizes::read(weights, style)?;
     let tower = sizes.tower(heads, style);
-    // Pairs of a head's numbers are shared by rows and columns.
-    let divisor = if matches!(style, Siglip(_)) { heads } else { 4 * heads };
-    if tower.width % divisor != 0 {
+    if tower.width % style.divisor(heads) != 0 {
         let width = tower.width;
         let what = format!("has {heads} heads, and the weights' width is {width}");
         return Err(section.problem("timm_model_name", &what));
@@ -102,31 +92,68 @@ pub fn read(section: &Section, weights: &Weights) -> Result<(VisionConfig, Layou
         let what = format!("is {image_size}, and a patch has {}", sizes.patch);
         return Err(section.problem("image_size", &what));
     }
-    let rotary = match style {
-        Siglip(_) => None,
-        Perception(trained_grid, first) => Some(Rotary { trained_grid, first, column_first: true }),
-        Eva02 => Some(Rotary { trained_grid: 16, first: 0.0, column_first: false }),
-    };
     let pooling = match style {
-        Eva02 => ImagePooling::ClassToken,
+        Eva02 | MobileClip => ImagePooling::ClassToken,
         Siglip(_) => ImagePooling::Attention { heads, mlp_width: sizes.pool_mlp(weights)? },
         Perception(..) => ImagePooling::Attention { heads: 8, mlp_width: sizes.pool_mlp(weights)? },
     };
-    let pre_norm = matches!(style, Perception(..));
-    let class_token = weights.has(&in_trunk("cls_token"));
-    let (patch_size, patch_bias) = (sizes.patch, !pre_norm);
     let config = VisionConfig {
         tower,
         image_size,
-        patch_size,
-        patch_bias,
-        pre_norm,
-        class_token: class_token || pooling == ImagePooling::ClassToken,
-        rotary,
+        patch_size: sizes.patch,
+        patches: style.patches(sizes.hidden),
+        pre_norm: matches!(style, Perception(..)),
+        class_token: pooling == ImagePooling::ClassToken || weights.has(&in_trunk("cls_token")),
+        class_position: !matches!(style, MobileClip),
+        rotary: style.rotary(),
         pooling,
         projection,
     };
     Ok((config, Layout { beside, apart: matches!(style, Eva02) }))
+}
+
+impl Style {
+    /// Refuses another `timm_pool` than the tower's own.
+    fn check_pool(self, section: &Section) -> Result<(), Error> {
+        let pool = match self {
+            Eva02 | MobileClip => "token",
+            Siglip(_) | Perception(..) => "map",
+        };
+        match section.map.get("timm_pool").and_then(Value::as_str).unwrap_or("avg") {
+            found if found == pool => Ok(()),
+            found => {
+                let what = format!("is \"{found}\": clipmill computes this tower with \"{pool}\"");
+                Err(section.problem("timm_pool", &what))
+            }
+        }
+    }
+
+    /// What divides the width: where heads are turned, rows and columns share pairs of a head's
+    /// numbers.
+    fn divisor(self, heads: i64) -> i64 {
+        match self {
+            Siglip(_) | MobileClip => heads,
+            Perception(..) | Eva02 => 4 * heads,
+        }
+    }
+
+    fn rotary(self) -> Option<Rotary> {
+        match self {
+            Siglip(_) | MobileClip => None,
+            Perception(trained_grid, first) => {
+                Some(Rotary { trained_grid, first, column_first: true })
+            }
+            Eva02 => Some(Rotary { trained_grid: 16, first: 0.0, column_first: false }),
+        }
+    }
+
+    fn patches(self, hidden: i64) -> PatchEmbedding {
+        match self {
+            Perception(..) => PatchEmbedding::Product,
+            Siglip(_) | Eva02 => PatchEmbedding::ProductAndBias,
+            MobileClip => PatchEmbedding::Stem { hidden },
+        }
+    }
 }
 
 fn named(section: &Section) -> Result<(i64, Style), Error> {
@@ -163,18 +190,30 @@ struct Sizes {
     patch: i64,
     layers: i64,
     mlp_width: i64,
+    /// Between the products of a stem.
+    hidden: i64,
 }
 
 impl Sizes {
-    fn read(weights: &Weights, gated: bool) -> Result<Self, Error> {
+    fn read(weights: &Weights, style: Style) -> Result<Self, Error> {
         let side = |name: &str, side: usize| -> Result<i64, Error> {
             Ok(weights.shape(&in_trunk(name))?.get(side).copied().unwrap_or(0))
         };
-        let up = if gated { "blocks.0.mlp.fc1_x.weight" } else { "blocks.0.mlp.fc1.weight" };
+        let up = match style {
+            Eva02 => "blocks.0.mlp.fc1_x.weight",
+            _ => "blocks.0.mlp.fc1.weight",
+        };
+        let (patches, patch) = match style {
+            MobileClip => {
+                ("patch_embed.backbone.2.conv.weight", STEM_SIDES.iter().product::<i64>())
+            }
+            _ => ("patch_embed.proj.weight", side("patch_embed.proj.weight", 2)?),
+        };
         let there = |layer: &i64| weights.has(&in_trunk(&format!("blocks.{layer}.norm1.weight")));
         Ok(Self {
-            width: side("patch_embed.proj.weight", 0)?,
-            patch: side("patch_embed.proj.weight", 2)?,
+            width: side(patches, 0)?,
+            patch,
+            hidden: side(patches, 1)?,
             layers: (0..1024).take_while(there).count() as i64,
             mlp_width: side(up, 0)?,
         })
@@ -184,6 +223,7 @@ impl Sizes {
         let Self { width, layers, mlp_width, .. } = *self;
         let (activation, layer_norm_eps, block) = match style {
             Siglip(activation) => (activation, 1e-6, BlockKind::PreNorm),
+            MobileClip => (Gelu, 1e-6, BlockKind::PreNorm),
             Perception(..) => (Gelu, 1e-5, BlockKind::PreNorm),
             Eva02 => (Activation::SwiGlu, 1e-6, BlockKind::InnerNorm),
         };
@@ -216,6 +256,15 @@ pub fn source(layout: Layout, tensor: &str) -> Option<Source> {
     }
     if let Some(part) = name.strip_prefix("head.") {
         return Some(pool(part));
+    }
+    if let Some((index, part)) =
+        name.strip_prefix("embeddings.stem.").and_then(|rest| rest.split_once('.'))
+    {
+        let part = match part.strip_prefix("norm.") {
+            Some(part) => format!("bn.{part}"),
+            None => format!("conv.{part}"),
+        };
+        return Some(Source::whole(in_trunk(&format!("patch_embed.backbone.{index}.{part}"))));
     }
     let leading = |name: &str, sides| Source { name: in_trunk(name), part: Part::Leading(sides) };
     match name {

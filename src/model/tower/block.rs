@@ -1,9 +1,9 @@
 //! Transformer blocks over packed sequences.
 //!
-//! Sequences lie one after another without padding, `[tokens, width]`, and a `Span` says which
-//! rows belong together. Only attention looks at spans (see `attend`), so sequences of all
-//! lengths share one matrix product. Formulas: `CLIPAttention` and `CLIPEncoderLayer` of
-//! transformers' modeling_clip.py, `BertLayer` of its modeling_bert.py, `EvaBlock` of timm's eva.py.
+//! Sequences lie one after another without padding, `[tokens, width]`, and a `Span` says which rows
+//! belong together. Only attention looks at spans (see `attend`), so sequences of all lengths share
+//! one matrix product. Formulas: `CLIPAttention` and `CLIPEncoderLayer` of transformers'
+//! modeling_clip.py, `BertLayer` of its modeling_bert.py, `EvaBlock` of timm's eva.py.
 
 use tch::{TchError, Tensor};
 

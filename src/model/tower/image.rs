@@ -1,29 +1,25 @@
 //! The image tower: u8 pixels to embeddings.
 //!
-//! Scaling and normalising are folded into the patch embedding, which is a product because
-//! patches do not overlap. Formulas: `CLIPVisionModel` of transformers' modeling_clip.py and
-//! `SiglipVisionModel` of its modeling_siglip.py, `Eva` of timm's eva.py.
+//! How patches of pixels become vectors is the affair of `patches`. Formulas: `CLIPVisionModel` of
+//! transformers' modeling_clip.py and `SiglipVisionModel` of its modeling_siglip.py, `Eva` of
+//! timm's eva.py.
 
 use tch::{Kind, TchError, Tensor};
 
 use super::block::{Blocks, Shared, Span};
-use super::layers::{LayerNorm, Linear, Project, Stream};
+use super::layers::{LayerNorm, Project, Stream};
 use super::loader::{Loader, torch};
+use super::patches::Patches;
 use super::pool::AttentionPool;
 use super::rotation::Rotation;
-use super::tensors::PATCHES;
 use crate::batch::PixelScale;
 use crate::error::Error;
 use crate::model::architecture::{ImagePooling, Sight, TowerConfig, VisionConfig};
 use crate::model::device::Placement;
 
-/// Subtracted from pixels before the product. -128..127 is exact in bf16, as 0..255 is, and
-/// rounding of the weights weighs half as much.
-const CENTRE: f64 = 128.0;
-
 pub(super) struct ImageTower {
     config: VisionConfig,
-    patches: Linear,
+    patches: Patches,
     /// `[1, tokens, width]`.
     positions: Tensor,
     /// The class token, `[1, 1, width]`.
@@ -58,8 +54,8 @@ impl ImageTower {
         let rotation = rotation.transpose().map_err(torch)?;
         let shared = Shared { tower, sight: Sight::Full, rotation: rotation.as_ref() };
         Ok(Self {
-            patches: patch_embedding(loader, config.patch_bias, scale)?,
-            positions: positions.f_view([1, config.tokens(), width]).map_err(torch)?,
+            patches: Patches::load(loader, config, scale)?,
+            positions: of_all_tokens(positions, config).map_err(torch)?,
             class: class.transpose()?,
             pre_norm: config.pre_norm.then(|| norm("pre_layrnorm")).transpose()?,
             blocks: Blocks::load(loader, "vision_model", &shared, pool.is_some())?,
@@ -93,8 +89,7 @@ impl ImageTower {
     /// Pixels as tokens with positions: f32 `[n * tokens, width]`.
     fn embed(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
         let (n, tokens, width) = (pixels.size()[0], self.config.tokens(), self.config.tower.width);
-        let patches = self.patches.forward(&self.cut(pixels)?)?.f_to_kind(Kind::Float)?;
-        let patches = patches.f_view([n, -1, width])?;
+        let patches = self.patches.forward(pixels)?.f_view([n, -1, width])?;
         let x = match &self.class {
             Some(class) => Tensor::f_cat(&[class.f_expand([n, 1, width], false)?, patches], 1)?,
             None => patches,
@@ -105,43 +100,11 @@ impl ImageTower {
             None => Ok(x),
         }
     }
-
-    /// Patches as rows `[n * grid * grid, patch * patch * 3]`, centred.
-    fn cut(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
-        let (grid, patch) = (self.config.grid(), self.config.patch_size);
-        let n = pixels.size()[0];
-        let seen = grid * patch;
-        let pixels = pixels.f_narrow(1, 0, seen)?.f_narrow(2, 0, seen)?;
-        let cut = pixels.f_reshape([n, grid, patch, grid, patch, 3])?;
-        let cut = cut.f_permute([0, 1, 3, 2, 4, 5])?;
-        let rows = cut.f_reshape([n * grid * grid, patch * patch * 3])?;
-        rows.f_to_kind(self.placement.kind)?.f_sub_scalar_(CENTRE)
-    }
 }
 
-/// The convolution `[width, 3, patch, patch]` over normalised pixels as a product over centred
-/// u8 pixels: with `s = rescale / std` and `m = mean / std` per channel, `w` becomes `w s` and
-/// the bias `sum(w (128 s - m))`, to which its own bias is added. Folded in f64.
-fn patch_embedding(loader: &Loader, has_bias: bool, scale: PixelScale) -> Result<Linear, Error> {
-    let weight = loader.tensor(&format!("{PATCHES}.weight"))?;
-    let own = has_bias.then(|| loader.tensor(&format!("{PATCHES}.bias"))).transpose()?;
-    let per_channel = |of: fn(f64, f64, f64) -> f64| -> Vec<f64> {
-        let of = |c: usize| of(scale.rescale.into(), scale.mean[c].into(), scale.std[c].into());
-        (0..3).map(of).collect()
-    };
-    let factor = per_channel(|rescale, _, std| rescale / std);
-    let offset = per_channel(|rescale, mean, std| (CENTRE * rescale - mean) / std);
-    let fold = || -> Result<[Tensor; 2], TchError> {
-        // As the pixels lie: row, column, channel.
-        let weight = weight.f_to_kind(Kind::Double)?.f_permute([0, 2, 3, 1])?;
-        let folded = weight.f_mul(&Tensor::f_from_slice(&factor)?)?;
-        let bias = weight.f_mul(&Tensor::f_from_slice(&offset)?)?;
-        let mut bias = bias.f_sum_dim_intlist([1, 2, 3].as_slice(), false, Kind::Double)?;
-        if let Some(own) = own {
-            bias = bias.f_add(&own)?;
-        }
-        let folded = folded.f_flatten(1, -1)?;
-        Ok([folded.f_to_kind(Kind::Float)?, bias.f_to_kind(Kind::Float)?])
-    };
-    Linear::new(loader, PATCHES, fold().map_err(torch)?)
+/// `[positions, width]` -> `[1, tokens, width]`: zeros for a token without a position.
+fn of_all_tokens(positions: Tensor, config: &VisionConfig) -> Result<Tensor, TchError> {
+    let (width, without) = (config.tower.width, config.tokens() - config.positions());
+    let zeros = Tensor::f_zeros([without, width], (positions.kind(), positions.device()))?;
+    Tensor::f_cat(&[zeros, positions], 0)?.f_view([1, config.tokens(), width])
 }

@@ -10,6 +10,7 @@ mod block;
 mod image;
 mod layers;
 mod loader;
+mod patches;
 mod pool;
 mod rotation;
 pub(super) mod tensors;

@@ -5,14 +5,19 @@
 //! perceptron are called as a block's are.
 
 use crate::model::architecture::{
-    Activation, Architecture, BlockKind, ImagePooling, Pooling, Projection, TextConfig,
-    TokenEmbedding, TowerConfig,
+    Activation, Architecture, BlockKind, ImagePooling, PatchEmbedding, Pooling, Projection,
+    STEM_SIDES, TextConfig, TokenEmbedding, TowerConfig,
 };
 use crate::model::weights::Expected;
 
-/// Buffers that exports of old transformers carry: 0, 1, 2, ..., computed and never learned.
-pub(in crate::model) const BUFFERS: [&str; 2] =
-    ["text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"];
+/// Buffers that decide nothing: the numbers 0, 1, 2, ..., that exports of old transformers carry,
+/// and how many batches a batch norm has seen in training.
+pub(in crate::model) const BUFFERS: [&str; 4] = [
+    "text_model.embeddings.position_ids",
+    "vision_model.embeddings.position_ids",
+    "visual.trunk.patch_embed.backbone.0.bn.num_batches_tracked",
+    "visual.trunk.patch_embed.backbone.1.bn.num_batches_tracked",
+];
 
 /// What the weights of this architecture hold, no more and no less.
 pub(in crate::model) fn expected(architecture: &Architecture) -> Vec<Expected> {
@@ -26,11 +31,12 @@ pub(in crate::model) fn expected(architecture: &Architecture) -> Vec<Expected> {
     }
     all.projection("visual_projection", (vision.projection, [dim, v]));
     all.projection("text_projection", (text.projection, [dim, t]));
-    match vision.patch_bias {
-        false => all.push(&format!("{PATCHES}.weight"), &[v, 3, patch, patch]),
-        true => all.affine(PATCHES, &[v, 3, patch, patch]),
+    match vision.patches {
+        PatchEmbedding::Product => all.push(&format!("{PATCHES}.weight"), &[v, 3, patch, patch]),
+        PatchEmbedding::ProductAndBias => all.affine(PATCHES, &[v, 3, patch, patch]),
+        PatchEmbedding::Stem { hidden } => all.stem(hidden, v),
     }
-    all.push("vision_model.embeddings.position_embedding.weight", &[vision.tokens(), v]);
+    all.push("vision_model.embeddings.position_embedding.weight", &[vision.positions(), v]);
     all.push("text_model.embeddings.token_embedding.weight", &[text.vocab_size, t]);
     all.token_embedding(text);
     if vision.pre_norm {
@@ -54,6 +60,8 @@ pub(in crate::model) fn expected(architecture: &Architecture) -> Vec<Expected> {
 
 /// The product over patches.
 pub(super) const PATCHES: &str = "vision_model.embeddings.patch_embedding";
+/// The products of a stem.
+pub(super) const STEM: &str = "vision_model.embeddings.stem";
 
 struct List(Vec<Expected>);
 
@@ -66,6 +74,18 @@ impl List {
     fn affine(&mut self, name: &str, weight: &[i64]) {
         self.push(&format!("{name}.weight"), weight);
         self.push(&format!("{name}.bias"), &weight[..1]);
+    }
+
+    fn stem(&mut self, hidden: i64, width: i64) {
+        let [first, second, third] = STEM_SIDES;
+        for (index, [channels, side]) in [[3, first], [hidden, second]].into_iter().enumerate() {
+            let layer = format!("{STEM}.{index}");
+            self.push(&format!("{layer}.weight"), &[hidden, channels, side, side]);
+            for part in ["weight", "bias", "running_mean", "running_var"] {
+                self.push(&format!("{layer}.norm.{part}"), &[hidden]);
+            }
+        }
+        self.affine(&format!("{STEM}.2"), &[width, hidden, third, third]);
     }
 
     fn projection(&mut self, name: &str, (projection, shape): (Projection, [i64; 2])) {
