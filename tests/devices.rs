@@ -179,19 +179,23 @@ fn stages(dir: &Path, load_models: Vec<LoadModels>, read: &Arc<AtomicUsize>) -> 
         },
         load_models,
         inputs: vec![Inputs { towers, pixels: 0, captions: 0 }],
-        sink: Box::new(ParquetSink::new(dir, options)),
-        output: Output {
-            dir: dir.to_owned(),
-            schema,
-            columns: vec![column],
-            on_row_error: OnRowError::Keep,
-            parts: vec![Part { index: 0, input: 0, start: 0, rows }],
-            keys: vec![String::new()],
-            inputs: vec![input],
-            total_parts: 1,
-            manifest: Manifest::new(MadeWith::new(), 1),
-            writes_manifest: true,
-        },
+        writer: PartWriter::new(
+            Box::new(ParquetSink::new(dir, options)),
+            Output {
+                dir: dir.to_owned(),
+                rows: OutputRows {
+                    schema: schema,
+                    columns: vec![column],
+                    on_row_error: OnRowError::Keep,
+                },
+                parts: vec![Part { index: 0, input: 0, start: 0, rows }],
+                keys: vec![String::new()],
+                inputs: vec![input],
+                total_parts: 1,
+                manifest: Manifest::new(MadeWith::new(), 1),
+                writes_manifest: true,
+            },
+        ),
         threads: 1,
     }
 }

@@ -166,19 +166,23 @@ fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages<PartWriter> {
         prepare: Prepare { lists: UsedLists::default(), image: None, stored: None, caption: None },
         load_models: vec![load_models(fault)],
         inputs: vec![Inputs { towers: Towers::BOTH, pixels: 0, captions: 0 }],
-        sink: Box::new(FaultySink { sink, fault, begun: 0 }),
-        output: Output {
-            dir: dir.to_owned(),
-            schema: schema(),
-            columns: vec![],
-            on_row_error: OnRowError::Keep,
-            parts: (0..PARTS).map(part).collect(),
-            keys: vec![String::new(); PARTS],
-            inputs: vec![input],
-            total_parts: PARTS,
-            manifest: Manifest::new(MadeWith::new(), PARTS),
-            writes_manifest: true,
-        },
+        writer: PartWriter::new(
+            Box::new(FaultySink { sink, fault, begun: 0 }),
+            Output {
+                dir: dir.to_owned(),
+                rows: OutputRows {
+                    schema: schema(),
+                    columns: vec![],
+                    on_row_error: OnRowError::Keep,
+                },
+                parts: (0..PARTS).map(part).collect(),
+                keys: vec![String::new(); PARTS],
+                inputs: vec![input],
+                total_parts: PARTS,
+                manifest: Manifest::new(MadeWith::new(), PARTS),
+                writes_manifest: true,
+            },
+        ),
         threads: 1,
     }
 }

@@ -34,7 +34,7 @@ use crate::spec::{Family, HubSpec};
 const BESIDE: [&str; 3] = ["preprocessor_config.json", "tokenizer_config.json", "tokenizer.json"];
 
 /// What some folders have instead of tokenizer.json.
-const VOCABULARY: [&str; 2] = ["vocab.json", "merges.txt"];
+const VOCABULARY: [&str; 3] = ["vocab.json", "merges.txt", "vocab.txt"];
 
 /// A repository's files at one commit, as far as clipmill reads them.
 #[derive(Debug, Clone, PartialEq, Eq)]
