@@ -13,6 +13,9 @@ use arrow::array::RecordBatch;
 use self::lists::Listed;
 use crate::error::{RowError, RowStatus};
 
+/// Failures of a row's elements that are told in words.
+const MOST_MESSAGES: usize = 8;
+
 /// Where a batch belongs: which part of the plan, and whether it is that part's last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -235,16 +238,21 @@ impl EncodedBatch {
     }
 
     /// A row's word for the `status` column: the image's failure before the caption's. Of a row with
-    /// lists, that of its first element that failed.
+    /// lists, that of its first element that may go better another time, or else failed.
     pub fn status(&self, row: usize) -> RowStatus {
-        self.errors(row).next().map_or(RowStatus::Ok, |error| error.status)
+        let passes = self.errors(row).find(|error| error.status.may_pass());
+        let error = passes.or_else(|| self.errors(row).next());
+        error.map_or(RowStatus::Ok, |error| error.status)
     }
 
     /// A row's failures in words, or `None` where all went well.
     pub fn message(&self, row: usize) -> Option<String> {
         let mut messages: Vec<_> = self.errors(row).map(|error| error.message.as_str()).collect();
         messages.dedup();
-        (!messages.is_empty()).then(|| messages.join("; "))
+        let more = messages.len().saturating_sub(MOST_MESSAGES);
+        messages.truncate(MOST_MESSAGES);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        (!messages.is_empty()).then(|| messages.join("; ") + &more)
     }
 
     /// Of each of the row's elements, the image's before the caption's.

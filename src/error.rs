@@ -111,6 +111,10 @@ pub enum Error {
     #[error("row {row} of {} holds {bytes} bytes, more than the {most} that a row may have: the file is damaged, or meant to exhaust the memory", path.display())]
     RowSize { path: PathBuf, row: u64, bytes: u64, most: u64 },
 
+    /// A row with more images or captions than a row may have.
+    #[error("a row has {n} images or captions in a list, more than {most}: split it into several")]
+    LongList { n: usize, most: usize },
+
     /// The file system refused something.
     #[error("could not {action} {}", path.display())]
     Io {
@@ -164,6 +168,12 @@ pub enum Error {
     /// Decoding one image takes longer than allowed, and cannot be stopped but with the process.
     #[error("decoding the image of row {row} of {} takes more than {seconds} s (run.decode_timeout): the same command goes on, and first tries that image in a process of its own", path.display())]
     DecoderHangs { path: PathBuf, row: u64, seconds: u32 },
+
+    /// The same while rows are given on as a stream, which nobody can go on with.
+    #[error(
+        "decoding an image takes more than {seconds} s (run.decode_timeout): a run into a folder finds out which, gets past it, and goes on"
+    )]
+    StreamHangs { seconds: u32 },
 
     /// A host, or all of them, have stopped answering.
     #[error(
@@ -272,6 +282,8 @@ impl Error {
             | Error::RowCount { .. }
             | Error::Tar { .. }
             | Error::Stream { .. }
+            | Error::StreamHangs { .. }
+            | Error::LongList { .. }
             | Error::InputChanged { .. }
             | Error::RowSize { .. }
             | Error::Io { .. }

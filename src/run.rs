@@ -34,8 +34,14 @@ use crate::write::Writer;
 /// Two: one being worked on, one ready. More only hides a slow stage behind memory.
 pub const QUEUE: usize = 2;
 
+/// How often a stage that waits looks whether it still should.
+const TICK: Duration = Duration::from_millis(200);
+
 /// How long an interrupted run waits for its stages before it leaves them behind.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// The first stage's name.
+const READ: &str = "read";
 
 /// Makes the models of a device, on the thread that will own them.
 pub type LoadModels = Box<dyn FnOnce() -> Result<Vec<Box<dyn DualEncoder>>, Error> + Send>;
@@ -88,7 +94,7 @@ pub fn run<W: Writer>(
     let mut handles = Vec::new();
     let shared = || (meter.clone(), stop.clone());
     let (m, s) = shared();
-    handles.push(spawn("read", move || read_stage(source, &row_tx, &m, &s))?);
+    handles.push(spawn(READ, move || read_stage(source, &row_tx, &m, &s))?);
     let ((m, s), no_more) = (shared(), abandoned.clone());
     handles.push(spawn("prepare", move || {
         let wanted = || s.signal().is_none() && !no_more.load(Ordering::Relaxed);
@@ -109,9 +115,11 @@ pub fn run<W: Writer>(
     // The encoders' alone: when they are gone, so is the queue.
     drop(work_rx);
 
-    let written = write_stage(&mut writer, &slot_rx, (meter, stop), progress);
-    // Closing the slots is what ends the other stages when this one stopped early.
+    let written = write_stage(&mut writer, &slot_rx, (meter, stop, &abandoned), progress);
+    // Closing the slots is what ends the other stages when this one stopped early; but who waits for
+    // rows hears of it so.
     drop(slot_rx);
+    abandoned.store(true, Ordering::Relaxed);
     let upstream = join(handles, stop);
     progress.finish();
     // The writer's own error first: the others then only saw their channel close.
@@ -133,17 +141,20 @@ fn spawn(
     spawned.map(|handle| (name, handle)).map_err(|source| Error::Thread { stage: name, source })
 }
 
-/// Waits for the stages and returns the first error in the order of the data.
+/// Waits for the stages, once nothing more is written, and returns the first error in the order of
+/// the data.
 fn join(handles: Vec<Handle>, stop: &Stop) -> Result<(), Error> {
     let deadline = Instant::now() + GRACE;
     let mut outcome = Ok(());
     for (stage, handle) in handles {
-        // A device in the middle of a batch cannot be stopped; an interrupted run leaves it.
-        while stop.signal().is_some() && !handle.is_finished() {
-            if Instant::now() > deadline {
-                return outcome;
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        // A device in the middle of a batch cannot be stopped; an interrupted run leaves it. Who
+        // reads may wait for a pipe: when the stages after it have ended, nobody waits for that.
+        let leave = || stop.signal().is_some() || stage == READ;
+        while leave() && !handle.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if leave() && !handle.is_finished() {
+            continue;
         }
         let ended = handle.join().unwrap_or(Err(Error::StagePanicked { stage }));
         outcome = outcome.and(ended);
@@ -236,7 +247,7 @@ fn prepare_stage(
             stage: "prepare",
             source: std::io::Error::other(error),
         })?;
-    let mut ahead = Ahead { rows, prepare, announced: VecDeque::new() };
+    let mut ahead = Ahead { rows, prepare, wanted, announced: VecDeque::new() };
     while let Some(batch) = ahead.next()? {
         if !wanted() {
             break;
@@ -256,6 +267,8 @@ fn prepare_stage(
 struct Ahead<'a> {
     rows: &'a Receiver<RowBatch>,
     prepare: &'a Prepare,
+    /// Whether anybody still wants batches.
+    wanted: &'a dyn Fn() -> bool,
     announced: VecDeque<RowBatch>,
 }
 
@@ -266,7 +279,7 @@ impl Ahead<'_> {
     /// The next batch, or `None` after the last.
     fn next(&mut self) -> Result<Option<RowBatch>, Error> {
         if self.announced.is_empty() {
-            let Ok(batch) = self.rows.recv() else { return Ok(None) };
+            let Some(batch) = self.receive() else { return Ok(None) };
             self.announce(batch)?;
         }
         while self.has_room() {
@@ -274,6 +287,17 @@ impl Ahead<'_> {
             self.announce(batch)?;
         }
         Ok(self.announced.pop_front())
+    }
+
+    /// Waits for rows, which a pipe may never give, as long as they are wanted.
+    fn receive(&self) -> Option<RowBatch> {
+        loop {
+            match self.rows.recv_timeout(TICK) {
+                Ok(batch) => return Some(batch),
+                Err(RecvTimeoutError::Timeout) if (self.wanted)() => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     fn announce(&mut self, batch: RowBatch) -> Result<(), Error> {
@@ -330,10 +354,9 @@ fn encode_stage(
 fn write_stage(
     writer: &mut impl Writer,
     slots: &Slots,
-    (meter, stop): (&Meter, &Stop),
+    (meter, stop, abandoned): (&Meter, &Stop, &AtomicBool),
     progress: &mut Progress,
 ) -> Result<(), Error> {
-    const TICK: Duration = Duration::from_millis(200);
     let mut slot: Option<Receiver<EncodedBatch>> = None;
     while stop.signal().is_none() {
         let waited = match slot.take() {
@@ -351,6 +374,10 @@ fn write_stage(
             },
         };
         if waited == Err(RecvTimeoutError::Disconnected) {
+            break;
+        }
+        // A device has left in an error, and what comes before may wait for a pipe.
+        if waited.is_err() && slot.is_none() && abandoned.load(Ordering::Relaxed) {
             break;
         }
         progress.update(meter);

@@ -82,6 +82,14 @@ fn embeddings_as_numpy_files_stand_beside_their_rows() {
         name.to_string_lossy().starts_with('0')
     });
     assert_eq!(names.len(), 2);
+    // What is somebody else's in it stays, whatever its name.
+    let npy = dir.path().join("scored-npy");
+    fs::create_dir(npy.join("mine")).expect("a folder");
+    fs::write(npy.join("mine/00000000.npz"), "mine").expect("written");
+    fs::write(npy.join("img_emb/img_emb_7.npy"), "left of an earlier one").expect("written");
+    clipmill(["export", &table, &text(&npy), "--image", "vector", "--overwrite"]).ok();
+    assert!(npy.join("mine/00000000.npz").exists());
+    assert_eq!(fs::read_dir(npy.join("img_emb")).expect("a folder").count(), 1);
 
     for (args, why) in [
         (["export", &table, &at("x"), "--image", "place"], "a list of f16"),

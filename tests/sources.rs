@@ -235,6 +235,18 @@ fn a_folder_is_a_row_an_image_with_the_caption_beside_it() {
         let ran = clipmill(["plan", &at("cut.toml"), "--set", set]);
         assert!(ran.code == 2 && ran.stderr.contains(says), "{set}: {}", ran.stderr);
     }
+    fs::remove_file(at("images/more.txt")).expect("removed");
+    for (to, name, says) in [
+        ("../cut.toml", "out.txt", "may not lead out"),
+        ("..", "up", "may not lead out"),
+        (".", "round", "is it in itself"),
+    ] {
+        let link = images.join(name);
+        std::os::unix::fs::symlink(to, &link).expect("linked");
+        let ran = clipmill(["plan", &at("cut.toml")]);
+        assert!(ran.code == 2 && ran.stderr.contains(says), "{name}: {}", ran.stderr);
+        fs::remove_file(link).expect("removed");
+    }
     fs::copy(images.join("003.x.txt"), images.join("003.x.TXT")).expect("copied");
     let ran = clipmill(["plan", &at("cut.toml")]);
     assert!(ran.code == 2 && ran.stderr.contains("letters' case"), "{}", ran.stderr);
@@ -297,4 +309,19 @@ fn lists_of_images_and_captions_have_a_score_each() {
     let source = parquet(&dir.path().join("lists.parquet"), "image", "[\"texts\", \"text\"]");
     let ran = run(dir.path(), "best", (&source, &root()), "best = \"best_cosine\"");
     assert!(ran.code == 2 && ran.stderr.contains("columns of their own"), "{}", ran.stderr);
+    // What is made of a batch is bounded by its elements, in batches of any size the same.
+    let few = ["run", &at("out_both.toml"), "--output", &at("few"), "--batch-size", "3"];
+    clipmill(few).ok();
+    fs::remove_dir_all(at("out_both")).expect("it was made");
+    fs::rename(at("few"), at("out_both")).expect("renamed");
+    assert!(oracle("inputs.py", ["check-lists".to_owned(), at("")]));
+    let ran = clipmill([
+        "run",
+        &at("out_pair.toml"),
+        "--output",
+        &at("x"),
+        "--input",
+        &at("long.parquet"),
+    ]);
+    assert!(ran.code == 1 && ran.stderr.contains("more than 1024"), "{}", ran.stderr);
 }

@@ -31,6 +31,10 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     let layered = match args.also {
         None => layered,
         Some(layout) => {
+            if layered.spec.export.is_some() {
+                let problem = "the pipeline has an [export] of its own: leave one out";
+                return Err(Error::Setting { key: "--also".into(), problem: problem.into() });
+            }
             let more = max_failed.into_iter().chain(also(&layered.spec, layout));
             pipeline::read_layered(&args.pipeline, more)?
         }
@@ -79,7 +83,9 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
 /// What `--also` says of the pipeline.
 fn also(spec: &PipelineSpec, layout: ExportLayout) -> [Override; 2] {
     let SinkSpec::Parquet(sink) = &spec.sink;
-    let path = format!("{}-{layout}", sink.path.display());
+    // However it was typed, with a slash at its end or without.
+    let output: PathBuf = sink.path.components().collect();
+    let path = format!("{}-{layout}", output.display());
     let set = |key: &str, value: String| Override::flag("--also", key, value);
     [set("export.layout", layout.to_string()), set("export.path", path)]
 }

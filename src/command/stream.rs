@@ -58,7 +58,11 @@ pub fn run(args: &RunArgs, signals: &Signals, layered: Layered) -> Result<(), Er
     let (stages, _scratch) = plan.streaming(source, Box::new(stdout), &made_with)?;
     let (meter, mut progress) = (Arc::new(Meter::start()), Progress::new(total, args.quiet));
     let done = signals.gently(|stop| run_stages(stages, &meter, &mut progress, stop))?;
-    let Streamed { rows, mut statuses } = done;
+    let Streamed { rows, mut statuses, no_text } = done;
+    if no_text > 0 {
+        let values = table::counted(no_text, "value");
+        progress::say(&format!("warning: {values} of text that is not UTF-8 became null"));
+    }
     let ok = statuses.remove(RowStatus::Ok.as_str()).unwrap_or(0);
     if !args.quiet {
         let seconds = meter.elapsed().as_secs_f64();
@@ -90,7 +94,8 @@ pub fn spool(args: &RunArgs, layered: &Layered) -> Result<Option<Spool>, Error> 
     }
     let stream = stdin()?;
     // What is wrong with the pipeline is said before the stream is read.
-    Plan::over(layered.clone(), Hub::new(args.quiet), Some(columns(&stream)?))?;
+    let plan = Plan::over(layered.clone(), Hub::new(args.quiet), Some(columns(&stream)?))?;
+    steps::rehearse(&plan)?;
     let SinkSpec::Parquet(sink) = &layered.spec.sink;
     Spool::read(stream, layered.spec.source.limit(), &sink.path).map(Some)
 }

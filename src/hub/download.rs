@@ -92,11 +92,16 @@ fn fill(remote: &Remote, wanted: &Wanted<'_>, incomplete: &mut Incomplete) -> Re
     }
 }
 
+/// What a file may have whose size is not announced: a small one, of text.
+const MOST_UNANNOUNCED: u64 = 256 << 20;
+
 /// A file on its way. Who has one holds the lock of its etag.
 struct Incomplete {
     file: File,
     path: PathBuf,
     progress: Download,
+    /// The most bytes that it may have.
+    most: u64,
 }
 
 impl Incomplete {
@@ -106,7 +111,8 @@ impl Incomplete {
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let file = open.map_err(Error::io("write to the hub's cache", &path))?;
         let progress = Download::new(&format!("{}: {name}", spec.repo()), about.size, *shown);
-        Ok(Self { file, path, progress })
+        let most = about.size.unwrap_or(MOST_UNANNOUNCED);
+        Ok(Self { file, path, progress, most })
     }
 
     fn length(&self) -> Result<u64, Error> {
@@ -140,6 +146,11 @@ impl Receive for Incomplete {
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let length = self.length()? + bytes.len() as u64;
+        if length > self.most {
+            let (path, source) = (self.path.clone(), std::io::Error::other("it has no end"));
+            return Err(Error::Io { action: "take more than was announced into", path, source });
+        }
         let written = self.file.write_all(bytes);
         written.map_err(Error::io("write to the hub's cache", &self.path))?;
         self.progress.add(bytes.len() as u64);

@@ -88,13 +88,14 @@ fn token(home: &Path) -> Option<String> {
         let token = token.trim().to_owned();
         (!token.is_empty()).then_some(token)
     };
+    // As Python has it: none at all then, but one that is given in code.
+    if is_true("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+        return None;
+    }
     if let Some(token) =
         ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].into_iter().find_map(text).and_then(clean)
     {
         return Some(token);
-    }
-    if is_true("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
-        return None;
     }
     let file = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
     fs::read_to_string(file).ok().and_then(clean)

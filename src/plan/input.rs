@@ -144,7 +144,7 @@ fn check_image(file: &InputFile, column: &str, image: Option<&ImageSpec>) -> Res
         Some(ImageSpec::Url(_)) if holds_bytes(found) => {
             "[image.url] takes strings: for images in the column itself use [image.bytes]"
         }
-        Some(ImageSpec::Shard(_)) if holds_text(found) => return Ok(()),
+        Some(ImageSpec::Shard(_)) if holds_text(declared) => return Ok(()),
         Some(ImageSpec::Path(_) | ImageSpec::Url(_) | ImageSpec::Shard(_)) => {
             "a column of strings is needed"
         }

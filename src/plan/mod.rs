@@ -186,6 +186,7 @@ impl Plan {
             Some(hidden::COLUMN) => match &self.spec.source {
                 SourceSpec::Parquet(source) => source.image.as_deref(),
                 SourceSpec::Webdataset(_) => Some("__key__"),
+                // A folder's images have a column of their own.
                 SourceSpec::Folder(_) => None,
             },
             other => other.filter(is_shown),

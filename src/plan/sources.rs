@@ -8,9 +8,9 @@ use super::{Plan, is_stream};
 use crate::error::Error;
 use crate::images::{ImageLoader, PathLoader, PlaceLoader, Shard};
 use crate::source::{
-    BesideSource, FolderSource, Folders, InputFile, Members, ParquetSource, Part, Source,
-    WebdatasetSource, find_all, find_beside, find_shards, open_files, open_folder, open_shards,
-    partition,
+    BesideSource, ElementsSource, FolderSource, Folders, InputFile, Members, ParquetSource, Part,
+    Source, WebdatasetSource, find_all, find_beside, find_shards, open_files, open_folder,
+    open_shards, partition,
 };
 use crate::spec::{
     FolderSourceSpec, HiveSpec, ImagePathSpec, ImageSpec, PipelineSpec, SourceSpec,
@@ -128,6 +128,18 @@ fn beside(spec: &PipelineSpec) -> Option<Members> {
 impl Plan {
     /// What reads some of the plan's parts.
     pub(super) fn source(&self, parts: Vec<Part>) -> Box<dyn Source> {
+        self.in_pieces(self.whole(parts))
+    }
+
+    /// The batches of a source, in pieces where rows hold lists.
+    pub(super) fn in_pieces(&self, source: Box<dyn Source>) -> Box<dyn Source> {
+        match self.lists.lists.as_slice() {
+            [] => source,
+            lists => Box::new(ElementsSource::new(source, lists.to_vec(), self.batch_size)),
+        }
+    }
+
+    fn whole(&self, parts: Vec<Part>) -> Box<dyn Source> {
         let inputs = self.inputs.clone();
         match &self.spec.source {
             SourceSpec::Parquet(source) => {

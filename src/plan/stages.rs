@@ -37,7 +37,12 @@ impl Plan {
         writes_manifest: bool,
     ) -> Result<Stages<PartWriter>, Error> {
         let Resume { manifest, remaining: parts, keys, .. } = resume;
-        let watch = self.watch(self.output(), manifest.killers.clone())?;
+        let parts_of = (self.parts.clone(), self.inputs.clone());
+        let watch = self.watch(self.output(), manifest.killers.clone(), move |row, seconds| {
+            let Part { input, start, .. } = parts_of.0[row.part];
+            let path = parts_of.1[input].path.clone();
+            Error::DecoderHangs { path, row: start + row.row, seconds }
+        })?;
         let sink = ParquetSink::new(self.output(), self.part_options(&manifest));
         let source = self.source(parts.clone());
         let output = Output {
@@ -63,19 +68,24 @@ impl Plan {
     ) -> Result<(Stages<StreamWriter>, TempDir), Error> {
         let scratch = tempfile::tempdir();
         let scratch = scratch.map_err(Error::io("make a folder in", std::env::temp_dir()))?;
-        let watch = self.watch(scratch.path(), Vec::new())?;
+        let hangs = |_, seconds| Error::StreamHangs { seconds };
+        let watch = self.watch(scratch.path(), Vec::new(), hangs)?;
         let metadata = provenance::metadata(&self, &Manifest::new(made_with.clone(), 1));
         let pairs = metadata.into_iter().filter_map(|pair| Some((pair.key, pair.value?)));
         let mut said = self.schema.metadata().clone();
         said.extend(pairs);
         let declared = Schema::new_with_metadata(self.schema.fields().clone(), said);
         let sink = StreamSink::new("stdout".into(), stdout, Arc::new(declared))?;
-        let joins = stdin.is_some();
-        // A stream's columns are as they came; a file's travel.
-        let schema = if joins { self.schema.clone() } else { self.travelling() };
-        let name = self.inputs[0].path.clone();
-        let source = stdin.unwrap_or_else(|| self.source(self.parts.clone()));
-        let writer = StreamWriter::new(sink, self.output_rows(schema), name, joins);
+        let (source, schema, parts) = match stdin {
+            // A stream's columns are as they came; a file's travel.
+            Some(stdin) => (self.in_pieces(stdin), self.schema.clone(), Vec::new()),
+            None => {
+                let of_part = |part: &Part| (self.inputs[part.input].path.clone(), part.start);
+                let parts = self.parts.iter().map(of_part).collect();
+                (self.source(self.parts.clone()), self.travelling(), parts)
+            }
+        };
+        let writer = StreamWriter::new(sink, self.output_rows(schema), parts);
         Ok((self.assemble(source, watch, writer)?, scratch))
     }
 
@@ -156,22 +166,21 @@ impl Plan {
         Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()))
     }
 
-    /// The journal of a run that decodes images, in a folder, and who watches it.
-    fn watch(&self, dir: &Path, killers: Vec<Killer>) -> Result<Option<Watch>, Error> {
+    /// The journal of a run that decodes images, in a folder, and who watches it: a row that takes too
+    /// long ends the process in what is `said` of it.
+    fn watch(
+        &self,
+        dir: &Path,
+        killers: Vec<Killer>,
+        said: impl Fn(RowId, u32) -> Error + Send + 'static,
+    ) -> Result<Option<Watch>, Error> {
         if self.image_column.is_none() {
             return Ok(None);
         }
         let journal = Arc::new(Journal::create(dir, self.threads)?);
         let seconds = self.spec.run.decode_timeout.get();
-        let (parts, inputs) = (self.parts.clone(), self.inputs.clone());
-        journal.watch(Duration::from_secs(seconds.into()), move |RowId { part, row }| {
-            let (input, start) = match parts.get(part) {
-                Some(part) => (&inputs[part.input], part.start),
-                // Of a stream, whose batches are its parts.
-                None => (&inputs[0], 0),
-            };
-            let path = input.path.clone();
-            error::exit(&Error::DecoderHangs { path, row: start + row, seconds });
+        journal.watch(Duration::from_secs(seconds.into()), move |row| {
+            error::exit(&said(row, seconds));
         });
         Ok(Some(Watch { journal, killers }))
     }

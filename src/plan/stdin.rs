@@ -4,19 +4,19 @@
 //! the same for the same stream, and is gone when the run ends, however it ends; what a killed one
 //! left is removed by the next.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::time::SystemTime;
 
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
+use crate::digest;
 use crate::error::Error;
 use crate::files::Draft;
 use crate::sink::ROW_GROUP_BYTES;
-use crate::source::{ArrowStream, InputFile};
+use crate::source::{ArrowStream, InputFile, Piped};
 
 /// A stream that was read to its end.
 pub struct Spool {
@@ -61,10 +61,9 @@ impl Spool {
             }
         }
         writer.close().map_err(refused)?;
-        // When it was made is nothing that the output depends on.
-        let modified = File::set_modified(draft.file(), SystemTime::UNIX_EPOCH);
-        modified.map_err(Error::io("write", &path))?;
-        let input = InputFile { stands_for: Some("stdin".into()), ..InputFile::open(&path)? };
+        // Not by its path and time, which are others each time.
+        let piped = Piped { name: "stdin".into(), sha256: digest::of_file(&path)? };
+        let input = InputFile { piped: Some(piped), ..InputFile::open(&path)? };
         Ok(Self { input, _draft: draft })
     }
 

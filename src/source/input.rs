@@ -53,8 +53,17 @@ pub struct InputFile {
     pub partitions: Vec<Partition>,
     /// The shard that has its images, where one has.
     pub beside: Option<Beside>,
-    /// What records call it, where that is not its path.
-    pub stands_for: Option<PathBuf>,
+    /// What it has the content of, where that is not a file of its path.
+    pub piped: Option<Piped>,
+}
+
+/// What came through a pipe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piped {
+    /// What records call it.
+    pub name: PathBuf,
+    /// Of all that came, as it was put into a file.
+    pub sha256: String,
 }
 
 impl InputFile {
@@ -82,7 +91,7 @@ impl InputFile {
             made_by: Vec::new(),
             partitions: Vec::new(),
             beside: None,
-            stands_for: None,
+            piped: None,
         })
     }
 
@@ -109,7 +118,7 @@ impl InputFile {
             metadata: metadata.into_iter().filter(is_own).collect(),
             partitions: Vec::new(),
             beside: None,
-            stands_for: None,
+            piped: None,
         })
     }
 }
@@ -118,6 +127,9 @@ impl InputFile {
     /// What changes when the file does, in words.
     pub fn fingerprint(&self) -> String {
         let Self { rows, bytes, modified, footer, .. } = self;
+        if let Some(Piped { sha256, .. }) = &self.piped {
+            return format!("{rows} rows, sha256 {sha256}");
+        }
         let own =
             format!("{rows} rows, {bytes} bytes, written {modified} ns, footer sha256 {footer}");
         match &self.beside {
@@ -150,8 +162,8 @@ impl InputFile {
 
     /// The file's path, however it was typed.
     pub fn full_path(&self) -> PathBuf {
-        if let Some(name) = &self.stands_for {
-            return name.clone();
+        if let Some(piped) = &self.piped {
+            return piped.name.clone();
         }
         // It was there a moment ago.
         self.path.canonicalize().unwrap_or_else(|_| self.path.clone())

@@ -3,6 +3,7 @@
 //! A source reads tables only; the images that a row names are loaded by `images`.
 
 mod beside;
+mod elements;
 mod find;
 mod folder;
 mod footer;
@@ -23,10 +24,11 @@ mod watched;
 mod webdataset;
 
 pub use beside::{Beside, BesideSource, find_beside};
+pub use elements::ElementsSource;
 pub use find::{find_all, find_shards};
 pub use folder::{FolderSource, IMAGE as FOLDER_IMAGE, open_folder};
 pub use hive::{Folders, Partition, partition};
-pub use input::{InputFile, check_magic, find_files};
+pub use input::{InputFile, Piped, check_magic, find_files};
 pub use inputs::{nearest, no_column, open_files, open_inputs};
 pub use members::Members;
 pub use parquet::{BATCH_BYTES, ParquetSource};

@@ -51,6 +51,10 @@ impl<R: Read> ArrowStream<R> {
     pub fn next_batch(&mut self) -> Result<Option<RecordBatch>, Error> {
         let reader = &mut self.reader;
         let batch = guarded(&self.name, || reader.next().transpose())?;
+        if batch.is_some() {
+            // Its own last bytes, whatever they are, are no marker.
+            self.reader.get_mut().last = [0; END.len()];
+        }
         if batch.is_none() && self.reader.get_ref().last != END {
             let problem = "it ends without Arrow's end marker: whoever wrote it did not come to its \
                            end";

@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, new_empty_array};
@@ -113,7 +113,7 @@ pub fn rewrite_seeing(
     summary: impl FnOnce() -> Value,
 ) -> Result<Written, Error> {
     let is_part = |name: &str| name.starts_with("part-") && name.ends_with(".parquet");
-    publish(table, new, is_part, || {
+    publish(table, new, (&[], &is_part), || {
         let copier = Copier::new(table, &new.added, sees)?;
         let mut writer = Writer::new(table, new, &copier)?;
         for tasks in copier.windows() {
@@ -141,15 +141,15 @@ pub struct Made {
 
 /// Does work that makes files of a table in a folder of its own, unless it is done already: one
 /// writer at a time, `_made.json` first and `_SUCCESS` last. Each file is the work's to write whole;
-/// those that an earlier output had, as `is_part` tells by their names, and this one has not, are
-/// removed.
+/// those that an earlier output had, in the folder or its `folders`, as `is_part` tells by their names
+/// from the folder on, and this one has not, are removed.
 ///
 /// # Errors
 /// Those of [`rewrite_seeing`].
 pub fn publish(
     table: &Table,
     new: &NewTable<'_>,
-    is_part: impl Fn(&str) -> bool,
+    (folders, is_part): (&[&str], &dyn Fn(&str) -> bool),
     work: impl FnOnce() -> Result<Made, Error>,
 ) -> Result<Written, Error> {
     check(table, new)?;
@@ -166,7 +166,7 @@ pub fn publish(
     files::replace(&new.dir.join(FILE_NAME), &json(&written))?;
     let Made { rows_out, parts, summary } = work()?;
     written = Written { rows_out, parts, summary, ..written };
-    remove_others(new.dir, &written, &is_part)?;
+    remove_others(new.dir, &written, (folders, is_part))?;
     files::replace(&new.dir.join(FILE_NAME), &json(&written))?;
     Manifest::mark_complete(new.dir)?;
     Ok(written)
@@ -289,28 +289,29 @@ fn foreign_entry(dir: &Path) -> Result<Option<String>, Error> {
     Ok(None)
 }
 
-/// Removes the files of an earlier output that this one does not have, in the folder and those in
-/// it, and what killed processes left there.
+/// Removes the files of an earlier output that this one does not have, and what killed processes left
+/// beside them. What else lies in the folder is somebody's.
 fn remove_others(
     dir: &Path,
     written: &Written,
-    is_part: &impl Fn(&str) -> bool,
+    (folders, is_part): (&[&str], &dyn Fn(&str) -> bool),
 ) -> Result<(), Error> {
-    files::remove_leftovers(dir)?;
-    let kept: HashSet<_> = written.parts.iter().map(|(part, _)| dir.join(part)).collect();
-    let names = |dir: &Path| -> Result<Vec<PathBuf>, Error> {
-        let entries = fs::read_dir(dir).map_err(Error::io("list", dir))?;
-        entries.map(|entry| Ok(entry.map_err(Error::io("list", dir))?.path())).collect()
-    };
-    let mut all = names(dir)?;
-    for folder in all.clone().iter().filter(|path| path.is_dir()) {
-        files::remove_leftovers(folder)?;
-        all.extend(names(folder)?);
-    }
-    for path in all {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.is_file() && is_part(&name) && !kept.contains(&path) {
-            files::remove(&path)?;
+    let kept: HashSet<_> = written.parts.iter().map(|(part, _)| part.as_str()).collect();
+    for folder in std::iter::once("").chain(folders.iter().copied()) {
+        let path = dir.join(folder);
+        // Not where a link leads.
+        if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+            continue;
+        }
+        files::remove_leftovers(&path)?;
+        for entry in fs::read_dir(&path).map_err(Error::io("list", &path))? {
+            let name = entry.map_err(Error::io("list", &path))?.file_name();
+            let name = name.to_string_lossy();
+            let name =
+                if folder.is_empty() { name.into_owned() } else { format!("{folder}/{name}") };
+            if is_part(&name) && !kept.contains(name.as_str()) {
+                files::remove(&dir.join(name))?;
+            }
         }
     }
     Ok(())

@@ -1,25 +1,27 @@
 //! Columns that travelled, as the types that they were declared with: for who takes Arrow's types
-//! and not Parquet's bytes. Here text is looked at: what is declared as text has to be UTF-8.
+//! and not Parquet's bytes. Here text is looked at: what is no UTF-8 is a null there.
 
 use arrow::array::{Array, ArrayRef, make_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, FieldRef};
 use arrow::error::ArrowError;
 
-/// `array` as `declared`: itself where it is that already.
+/// `array` as `declared`: itself where it is that already. Text that is not UTF-8 becomes null.
 ///
 /// # Errors
-/// For text that is not UTF-8, and for more values than a dictionary's keys can tell apart.
+/// For more values than a dictionary's keys can tell apart.
 pub fn arrived(array: &ArrayRef, declared: &DataType) -> Result<ArrayRef, ArrowError> {
     use DataType::*;
     if array.data_type() == declared {
         return Ok(array.clone());
     }
     match declared {
-        Utf8View => to(array, declared),
         // A view becomes text by way of its bytes.
-        Utf8 | Binary => to(&to(array, &Binary)?, declared),
-        LargeUtf8 | LargeBinary => to(&to(array, &LargeBinary)?, declared),
+        Binary => to(array, declared),
+        Utf8 => text(&to(array, &Binary)?, declared),
+        LargeBinary => to(array, declared),
+        LargeUtf8 => text(&to(array, &LargeBinary)?, declared),
+        Utf8View => to(&text(&to(array, &LargeBinary)?, &LargeUtf8)?, declared),
         Dictionary(_, values) => to(&arrived(array, values)?, declared),
         List(item)
         | LargeList(item)
@@ -32,8 +34,12 @@ pub fn arrived(array: &ArrayRef, declared: &DataType) -> Result<ArrayRef, ArrowE
     }
 }
 
+fn text(bytes: &ArrayRef, data_type: &DataType) -> Result<ArrayRef, ArrowError> {
+    // "Safe" makes a null of what does not fit.
+    cast_with_options(bytes, data_type, &CastOptions { safe: true, ..CastOptions::default() })
+}
+
 fn to(array: &ArrayRef, data_type: &DataType) -> Result<ArrayRef, ArrowError> {
-    // "Safe" would make a null of what does not fit.
     cast_with_options(array, data_type, &CastOptions { safe: false, ..CastOptions::default() })
 }
 
@@ -91,13 +97,15 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_utf8_does_not_arrive() {
+    fn text_that_is_not_utf8_is_null() {
         let bytes: ArrayRef =
             Arc::new(arrow::array::BinaryViewArray::from_iter_values([&b"ok"[..], &b"\xff"[..]]));
         for declared in [DataType::Utf8, DataType::LargeUtf8, DataType::Utf8View] {
-            assert!(arrived(&bytes, &declared).is_err(), "{declared}");
-            assert!(arrived(&bytes.slice(0, 1), &declared).is_ok(), "{declared}");
+            let text = arrived(&bytes, &declared).expect("it arrives");
+            assert_eq!(text.data_type(), &declared);
+            assert_eq!((text.is_valid(0), text.is_valid(1)), (true, false), "{declared}");
         }
-        assert!(arrived(&bytes, &DataType::LargeBinary).is_ok());
+        let kept = arrived(&bytes, &DataType::LargeBinary).expect("it arrives");
+        assert_eq!(kept.null_count(), 0);
     }
 }

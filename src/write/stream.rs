@@ -17,10 +17,9 @@ use crate::sink::StreamSink;
 pub struct StreamWriter {
     sink: StreamSink,
     rows: OutputRows,
-    /// What messages call the input.
-    input: PathBuf,
-    /// Whether batches of one part are one batch of the stream.
-    joins: bool,
+    /// Of which table the first row of a part is, and which row of it; of what came as a stream
+    /// nobody says.
+    parts: Vec<(PathBuf, u64)>,
     /// Those of the open part.
     open: Vec<RecordBatch>,
     done: Streamed,
@@ -32,13 +31,15 @@ pub struct Streamed {
     pub rows: u64,
     /// Rows by status.
     pub statuses: BTreeMap<String, u64>,
+    /// Values that were declared to be text and are null in the stream: they are not UTF-8.
+    pub no_text: u64,
 }
 
 impl StreamWriter {
-    /// Writes to `sink` what `rows` says. With `joins`, the batches of a part are written as one:
-    /// for parts that were a stream's batches.
-    pub fn new(sink: StreamSink, rows: OutputRows, input: PathBuf, joins: bool) -> Self {
-        Self { sink, rows, input, joins, open: Vec::new(), done: Streamed::default() }
+    /// Writes to `sink` what `rows` says: of `parts`, each told by its table and its first row there;
+    /// or, where there are none, of the batches of a stream, each as one again.
+    pub fn new(sink: StreamSink, rows: OutputRows, parts: Vec<(PathBuf, u64)>) -> Self {
+        Self { sink, rows, parts, open: Vec::new(), done: Streamed::default() }
     }
 }
 
@@ -47,10 +48,14 @@ impl Writer for StreamWriter {
 
     fn write(&mut self, batch: &EncodedBatch) -> Result<u64, Error> {
         let before = self.done.rows;
-        let place = |row| (self.input.clone(), before + row as u64);
+        let position = batch.position;
+        let place = |row| match self.parts.get(position.part) {
+            Some((path, first)) => (path.clone(), first + position.offset + row as u64),
+            None => ("stdin".into(), before + row as u64),
+        };
         let Filled { rows, failed } = self.rows.fill(batch, &mut self.done.statuses, place)?;
         self.done.rows += batch.given().num_rows() as u64;
-        if !self.joins {
+        if !self.parts.is_empty() {
             self.sink.write(&rows)?;
         } else {
             self.open.push(rows);
@@ -78,7 +83,7 @@ impl Writer for StreamWriter {
 
     /// Writes the end marker.
     fn complete(mut self) -> Result<Streamed, Error> {
-        self.sink.finish()?;
-        Ok(self.done)
+        let no_text = self.sink.finish()?;
+        Ok(Streamed { no_text, ..self.done })
     }
 }

@@ -2,6 +2,8 @@
 
 usage: arrays.py SCORED NPY NPZ NAN
 
+SCORED is read by pandas and `datasets` too.
+
 SCORED is a run's output in several parts; NPY and NPZ are what `clipmill export` made of it, and NAN
 what it made of a table in which a vector is not finite.
 """
@@ -49,6 +51,21 @@ for folder, wanted in [(npy, ["_SUCCESS", "_lock", "_made.json", "img_emb", "met
     assert sorted(path.name for path in folder.iterdir()) == wanted, sorted(folder.iterdir())
 hidden = [path for path in npz.iterdir() if path.name.startswith(".")]
 assert not hidden, hidden
+
+# The parts themselves, as other libraries of the field read them; embeddings without a copy.
+import datasets  # noqa: E402
+import pandas as pd  # noqa: E402
+
+names = sorted(map(str, scored.glob("part-*.parquet")))
+theirs = datasets.Dataset.from_parquet(names, cache_dir=str(odd / "cache"))
+assert theirs.num_rows == len(whole) and theirs["caption"][:] == whole["caption"].to_pylist()
+vectors = theirs.with_format("numpy")["image_embedding"][both[0]]
+assert np.array_equal(vectors, np.array(image[both[0]], kind)), vectors
+frame = pd.concat(map(pd.read_parquet, names), ignore_index=True)
+assert np.array_equal(np.stack(frame["image_embedding"][both]), np.array([image[row] for row in both], kind))
+chunk = parts[0]["image_embedding"].chunk(0)
+flat = chunk.values.to_numpy(zero_copy_only=True).reshape(len(chunk), -1)
+assert np.array_equal(flat[both[0]], np.array(image[both[0]], kind))
 
 # np.save of the same numbers is the same bytes.
 saved = Path(odd) / "saved.npy"

@@ -145,6 +145,8 @@ def folder(captions, images, to):
             Path(f"{place}.json").write_text("{" if at == 5 else json.dumps(about))
     (Path(to) / "alone.txt").write_text("a caption without an image")
     (Path(to) / "about.json").write_text("{}")
+    (Path(to) / "field.json").write_text('{"caption": "a caption without an image"}')
+    (Path(to) / "linked").symlink_to("b")
     (Path(to) / ".hidden.png").write_bytes(b"")
     (Path(to) / "README").write_text("no row")
 
@@ -152,12 +154,13 @@ def folder(captions, images, to):
 def check_folder(out, folder):
     folder, extensions = Path(folder), [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"]
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    files += [folder / "linked" / path.name for path in (folder / "b").iterdir()]
     images = [path for path in files if path.suffix.lower() in extensions]
     stems = {path.with_suffix("") for path in images}
-    alone = [path for path in files if path.suffix in (".txt", ".json") and path.with_suffix("") not in stems]
-    assert len(images) == 13 and len(alone) == 2
+    alone = [folder / "alone.txt", folder / "field.json"]
+    assert len(images) == 17
     ours = read(out).to_pylist()
-    found = [row["image_path"] or ("alone.txt" if row["txt"] else "about.json") for row in ours]
+    found = [row["image_path"] or ("alone.txt" if row["txt"] else "field.json") for row in ours]
     assert sorted(found) == sorted(str(path.relative_to(folder)) for path in images + alone), found
     assert found == sorted(found, key=lambda name: (str(Path(name).with_suffix("")), name)), found
     for row, name in zip(ours, found):
@@ -172,7 +175,7 @@ def check_folder(out, folder):
         assert row["json.caption"] == caption, row
         if row["image_path"]:
             assert row["image_sha256"] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        status = {"alone.txt": "image_path_missing", "about.json": "image_path_missing", "003.x.bmp": "image_undecodable"}.get(Path(name).name)
+        status = {"alone.txt": "image_path_missing", "field.json": "image_path_missing", "003.x.bmp": "image_undecodable"}.get(Path(name).name)
         status = status or ("ok" if row["txt"] is not None else "caption_missing")
         assert row["status"] == status, row
 
@@ -229,6 +232,8 @@ def lists(captions, to):
         "pair": pa.array([list(pair) for pair in zip(texts[:6], texts[6:12])], pa.list_(pa.string(), 2)),
     })
     pq.write_table(table, Path(to) / "lists.parquet")
+    long = pa.table({"image": images[:1], "pair": pa.array([texts[:1] * 1025], pa.list_(pa.string()))})
+    pq.write_table(long, Path(to) / "long.parquet")
     for name, columns in LISTED.items():
         flat = []
         for row in table.to_pylist():

@@ -7,9 +7,9 @@ pipes must be that, batch for batch. Streams are written and read by pyarrow, po
 """
 
 import io
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import duckdb
@@ -73,6 +73,16 @@ def same(batches, expected, what, exact=False):
         assert a.is_null().equals(b.is_null()), (what, name)
         a, b = (np.stack(values.drop_null().to_numpy(zero_copy_only=False)) for values in (a, b))
         assert np.abs(a - b).max() < 1e-6, (what, name, np.abs(a - b).max())
+
+
+def damaged(folder):
+    """The sample's model with a weight that is not finite, which is found when it is loaded."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree("sample_data/model", folder)
+    weights = load_file(folder / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] = float("nan")
+    save_file(weights, folder / "model.safetensors")
 
 
 def through_both(sizes):
@@ -161,6 +171,11 @@ _, said = run(whole, "--input", "-", "--output", str(folder))
 assert all(path.stat().st_mtime_ns == then for path, then in stamp.items())
 _, said = run(stream(given.slice(1), [n - 1]), "--input", "-", "--output", str(folder), code=2)
 assert "input stdin" in said and "--redo-changed" in said, said
+# As many bytes, and the same least and greatest values: only the content tells.
+order = list(range(n))
+order[10:12] = [11, 10]
+_, said = run(stream(given.take(order), [50, n - 50]), "--input", "-", "--output", str(folder), code=2)
+assert "input stdin" in said, said
 run(whole, "--input", "-", "--output", str(out / "few"), "--limit", "7", "--quiet")
 assert sum(pq.read_metadata(part).num_rows for part in (out / "few").glob("part-*.parquet")) == 7
 schema, batches = read(run(whole, "--input", "-", "--output", "-", "--limit", "53")[0])
@@ -187,6 +202,40 @@ for more, why in [(("--parts", "0"), "--parts"), (("--redo-changed",), "--redo-c
                   (("--set", "filter.path=x"), "[filter]")]:
     _, said = run(whole, "--input", "-", "--output", "-", *more, code=2)
     assert why in said, said
+
+# The last bytes of a batch are no end marker, whatever they are.
+marked = given.slice(0, 4).append_column("number", pa.array([1, 2, 3, 0xFFFFFFFF], pa.int64()))
+cut = stream(marked, [4])[:-8]
+assert cut.endswith(b"\xff\xff\xff\xff\0\0\0\0")
+_, said = run(cut, "--input", "-", "--output", "-", code=1)
+assert "end marker" in said, said
+
+# Text that is none is null in a stream, and its row has a status.
+offsets, data = pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"a\xff\xfe")
+texts = pa.Array.from_buffers(pa.string(), 2, [None, offsets, data])
+bad = given.slice(0, 2)
+bad = bad.set_column(bad.column_names.index("caption"), "caption", texts)
+pq.write_table(bad, out / "bad.parquet")
+data, said = run(None, "--input", str(out / "bad.parquet"), "--output", "-")
+found = pa.Table.from_batches(read(data)[1])
+assert found["caption"].to_pylist() == ["a", None] and found["status"].to_pylist() == ["ok", "caption_invalid"]
+assert "1 value of text that is not UTF-8" in said, said
+
+# An error ends a run whose stdin is still open: nobody waits for the other.
+for more, why in [(("--set", "sink.parquet.on_row_error=fail"), "on_row_error"), (("--set", "model.clip.dir=" + str(out / "model")), "holds a NaN")]:
+    if "model" in more[1]:
+        damaged(out / "model")
+    process = subprocess.Popen(command("--input", "-", "--output", "-", "--quiet", *more), stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    writer = pa.ipc.new_stream(process.stdin, given.schema)
+    if why == "on_row_error":
+        writer.write_batch(given.slice(40, 10).combine_chunks().to_batches()[0])
+    else:
+        # The schema goes out with the first batch.
+        writer.write_batch(empty(given.schema))
+    process.stdin.flush()
+    said = process.stderr.read().decode()
+    assert process.wait(60) == 1 and why in said, said
 
 # A reader that goes away is no panic.
 process = subprocess.Popen(command("--output", "-", "--quiet", "--limit", "10"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -157,7 +157,7 @@ impl<'a> Export<'a> {
     /// Those of [`publish`]; `ColumnType` for vectors of several lengths.
     pub fn write(&self, table: &Table) -> Result<Written, Error> {
         let new = self.new_table();
-        publish(table, &new, is_ours, || {
+        publish(table, &new, (&FOLDERS.map(|(folder, ..)| folder), &is_ours), || {
             let mut writer = Writer::new(table, self)?;
             for piece in table.pieces() {
                 writer.at_file(piece.file)?;
@@ -173,14 +173,24 @@ impl<'a> Export<'a> {
     }
 }
 
-/// Whether a file of the folder, or of one in it, is of a layout's names.
+/// The folders of `npy`, and how files in each begin and end.
+const FOLDERS: [(&str, &str, &str); 3] = [
+    ("img_emb", "img_emb_", "npy"),
+    ("text_emb", "text_emb_", "npy"),
+    ("metadata", "metadata_", "parquet"),
+];
+
+/// Whether a file's name, from the output folder on, is one that a layout gives.
 fn is_ours(name: &str) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
-    let in_folder = [("img_emb_", "npy"), ("text_emb_", "npy"), ("metadata_", "parquet")];
-    in_folder.iter().any(|(prefix, wanted)| {
-        stem.strip_prefix(prefix).is_some_and(number) && extension == *wanted
-    }) || number(stem) && ["npz", "parquet"].contains(&extension)
+    let of_npz = number(stem) && ["npz", "parquet"].contains(&extension);
+    of_npz
+        || FOLDERS.iter().any(|(folder, prefix, wanted)| {
+            let own = stem.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/'));
+            let digits = own.and_then(|own| own.strip_prefix(prefix));
+            digits.is_some_and(number) && extension == *wanted
+        })
 }
 
 impl Export<'_> {
