@@ -183,11 +183,7 @@ fn stages(dir: &Path, load_models: Vec<LoadModels>, read: &Arc<AtomicUsize>) -> 
             Box::new(ParquetSink::new(dir, options)),
             Output {
                 dir: dir.to_owned(),
-                rows: OutputRows {
-                    schema: schema,
-                    columns: vec![column],
-                    on_row_error: OnRowError::Keep,
-                },
+                rows: OutputRows { schema, columns: vec![column], on_row_error: OnRowError::Keep },
                 parts: vec![Part { index: 0, input: 0, start: 0, rows }],
                 keys: vec![String::new()],
                 inputs: vec![input],

@@ -122,14 +122,11 @@ impl Repository {
         make_folder_of(&self.blob(etag))?;
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let file = open.map_err(Error::io("open", &path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                wait();
-                let locked = flock(&file, FlockOperation::LockExclusive);
-                locked.map_err(|error| Error::io("lock", &path)(error.into()))?;
-            }
-            // A file system without locks: two would fetch it, and digests tell what came of it.
-            Ok(()) | Err(_) => {}
+        // A file system without locks: two would fetch it, and digests tell what came of it.
+        if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+            wait();
+            let locked = flock(&file, FlockOperation::LockExclusive);
+            locked.map_err(|error| Error::io("lock", &path)(error.into()))?;
         }
         Ok(file)
     }

@@ -204,15 +204,14 @@ fn in_lists(
     let captions: Vec<_> = about.iter().filter_map(|at| captions.get(*at)).collect();
     let captions = if own.captions { captions } else { Vec::new() };
     let is_list = |name: &&String| lists.lists.contains(*name);
-    if captions.len() > 1 || kind.is_of_the_best() {
-        if let Some(list) = captions.iter().copied().find(is_list) {
-            let problem = format!(
-                "{} compares captions with one another, and \"{list}\" has lists of them: write \
-                 them in columns of their own",
-                kind.as_str()
-            );
-            return Err(Error::Setting { key: format!("columns.{name}"), problem });
-        }
+    let compares = captions.len() > 1 || kind.is_of_the_best();
+    if let Some(list) = captions.iter().copied().find(is_list).filter(|_| compares) {
+        let problem = format!(
+            "{} compares captions with one another, and \"{list}\" has lists of them: write \
+             them in columns of their own",
+            kind.as_str()
+        );
+        return Err(Error::Setting { key: format!("columns.{name}"), problem });
     }
     Ok(image.into_iter().chain(captions).filter(is_list).cloned().collect())
 }

@@ -130,6 +130,9 @@ pub fn rewrite_seeing(
     })
 }
 
+/// Whether a file of that name, from the output folder on, is one that the work may have made.
+pub type IsPart<'a> = &'a dyn Fn(&str) -> bool;
+
 /// What some work has written into a folder.
 pub struct Made {
     pub rows_out: u64,
@@ -149,7 +152,7 @@ pub struct Made {
 pub fn publish(
     table: &Table,
     new: &NewTable<'_>,
-    (folders, is_part): (&[&str], &dyn Fn(&str) -> bool),
+    (folders, is_part): (&[&str], IsPart<'_>),
     work: impl FnOnce() -> Result<Made, Error>,
 ) -> Result<Written, Error> {
     check(table, new)?;
@@ -294,7 +297,7 @@ fn foreign_entry(dir: &Path) -> Result<Option<String>, Error> {
 fn remove_others(
     dir: &Path,
     written: &Written,
-    (folders, is_part): (&[&str], &dyn Fn(&str) -> bool),
+    (folders, is_part): (&[&str], IsPart<'_>),
 ) -> Result<(), Error> {
     let kept: HashSet<_> = written.parts.iter().map(|(part, _)| part.as_str()).collect();
     for folder in std::iter::once("").chain(folders.iter().copied()) {

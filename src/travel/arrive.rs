@@ -28,7 +28,7 @@ pub fn arrived(array: &ArrayRef, declared: &DataType) -> Result<ArrayRef, ArrowE
         | ListView(item)
         | LargeListView(item)
         | FixedSizeList(item, _)
-        | Map(item, _) => with_children(array, declared, &[item.clone()]),
+        | Map(item, _) => with_children(array, declared, std::slice::from_ref(item)),
         Struct(fields) => with_children(array, declared, fields),
         _ => to(array, declared),
     }
