@@ -11,6 +11,7 @@ SHELL := /bin/bash
 TORCH_VERSION := 2.11.0
 PYTHON ?= python3
 CARGO_FLAGS := --release --locked
+LINT ?= cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
 
 ifeq ($(LIBTORCH),)
   VENV_TORCH := .venv/torch-$(TORCH_VERSION).done
@@ -50,7 +51,7 @@ browser:
 
 lint: setup ## Check formatting and lints, warnings are errors
 	cargo fmt --check
-	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	$(LINT)
 
 bench: build $(VENV_PEERS) ## Compare speed with other programs, in one run on this machine
 	@test -x .venv/peers/bin/python || { echo "the peers are in .venv: unset LIBTORCH first" >&2; exit 1; }
