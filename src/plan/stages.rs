@@ -22,7 +22,7 @@ use crate::source::{Part, Source};
 use crate::travel::travel_field;
 use crate::write::{Output, OutputRows, PartWriter, StreamWriter};
 
-/// Why a journal is kept, and where.
+/// Where it is written down which images are being decoded, and which are known to kill who does.
 struct Watch {
     journal: Arc<Journal>,
     killers: Vec<Killer>,

@@ -1,8 +1,8 @@
 //! What comes on stdin for a run that writes part files: put into a Parquet file first.
 //!
 //! A job can go on only if it can read its input again. The file lies beside the output folder, is
-//! the same for the same stream, and is gone when the run ends, however it ends; what a killed one
-//! left is removed by the next.
+//! told by its content, and is gone when the run ends; what a process that was ended left is removed
+//! by the next into that folder.
 
 use std::fs;
 use std::io::Read;
