@@ -168,11 +168,12 @@ pub struct PipelineArgs {
     /// The pipeline file (TOML).
     #[arg(value_name = "PIPELINE.toml")]
     pub pipeline: PathBuf,
-    /// Input instead of the pipeline's: a Parquet file, a folder of them, or a quoted glob. For `run`,
-    /// - is an Arrow IPC stream on stdin.
+    /// Input instead of the pipeline's: a Parquet file, a folder of them, or a quoted glob, also in a
+    /// store (s3://, gs://, az://). For `run`, - is an Arrow IPC stream on stdin.
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     pub input: Option<String>,
-    /// Output folder instead of the pipeline's. For `run`, - is an Arrow IPC stream on stdout.
+    /// Output folder instead of the pipeline's, also in a store. For `run`, - is an Arrow IPC stream
+    /// on stdout.
     #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
     pub output: Option<String>,
     /// auto, cpu, cuda, cuda:N or cuda:*. auto takes the first CUDA device that works, else the

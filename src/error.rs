@@ -360,7 +360,12 @@ pub fn passes(error: &io::Error) -> bool {
     // kind.
     matches!(
         error.kind(),
-        StorageFull | QuotaExceeded | ReadOnlyFilesystem | Interrupted | StaleNetworkFileHandle
+        StorageFull
+            | QuotaExceeded
+            | ReadOnlyFilesystem
+            | Interrupted
+            | StaleNetworkFileHandle
+            | HostUnreachable
     ) || matches!(error.raw_os_error(), Some(5 | 11 | 12 | 23 | 24 | 107 | 110 | 112))
 }
 

@@ -1,29 +1,44 @@
 //! Publishing files whole: a reader sees the old file or the new one, never a part of either, also
 //! after a power cut.
 //!
-//! The one place that knows the protocol (temporary name in the same folder, fsync, rename, fsync
-//! of the folder). What the files hold is not known here.
+//! The one place that knows the protocol: on a disk a temporary name in the same folder, fsync,
+//! rename, fsync of the folder; in an object store, whose objects appear whole, a file of the scratch
+//! folder put there. A path that is an object's URL is one of those. What the files hold is not known
+//! here.
 
+mod lock;
+mod scratch;
+
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 use crate::digest;
 use crate::error::Error;
+use crate::regular;
+use crate::store;
+use crate::watched::WatchedFile;
+
+use lock::LOCK;
+pub use lock::Lock;
+pub use scratch::{create_folder, create_local, folder as local};
 
 /// Nobody else's files end so, and what does may be removed.
 const TEMPORARY: &str = ".clipmill-tmp";
 
-/// The temporary name beside a final path. Hidden, so that a glob for data does not find it.
+/// The temporary name beside a final path, for an object's in the scratch folder. Hidden, so that a
+/// glob for data does not find it.
 pub fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}{TEMPORARY}"))
+    let name = format!(".{name}{TEMPORARY}");
+    match store::is_url(path) {
+        true => local(folder_of(path)).join(name),
+        false => path.with_file_name(name),
+    }
 }
 
 /// Whether a file name is one that [`temporary`] gives.
@@ -35,6 +50,12 @@ pub fn is_temporary(name: &str) -> bool {
 /// every write must have been checked.
 pub fn publish(file: File, path: &Path) -> Result<(), Error> {
     let temporary = temporary(path);
+    if store::is_url(path) {
+        drop(file);
+        let file = File::open(&temporary).map_err(Error::io("open", &temporary))?;
+        store::upload(path, &file).map_err(Error::io("write", path))?;
+        return fs::remove_file(&temporary).map_err(Error::io("remove", &temporary));
+    }
     file.sync_all().map_err(Error::io("flush to disk", &temporary))?;
     drop(file);
     fs::rename(&temporary, path).map_err(Error::io("rename into place", path))?;
@@ -113,6 +134,9 @@ fn remove_dead_drafts(dir: &Path, prefix: &str) {
 
 /// Removes a file that others go by, for good. One that is not there is removed already.
 pub fn remove(path: &Path) -> Result<(), Error> {
+    if store::is_url(path) {
+        return store::remove(path).map_err(Error::io("remove", path));
+    }
     match fs::remove_file(path) {
         Ok(()) => sync_folder(folder_of(path)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -133,8 +157,73 @@ pub fn sync_folder(dir: &Path) -> Result<(), Error> {
     folder.sync_all().map_err(Error::io("flush to disk", dir))
 }
 
+/// All of a small file, or `None` where there is none.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let read = if store::is_url(path) {
+        store::read(path).map(|bytes| bytes.to_vec())
+    } else {
+        let mut bytes = Vec::new();
+        regular::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map(|_| bytes)
+    };
+    match read {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", path)(error)),
+    }
+}
+
+/// The files of a folder by name, with their sizes; none where there is no such folder. What else a
+/// folder holds has no size.
+pub fn list(dir: &Path) -> Result<BTreeMap<String, Option<u64>>, Error> {
+    let listed = Error::io("list", dir);
+    if store::is_url(dir) {
+        let found = store::list(dir, false).map_err(listed)?;
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into();
+        return Ok(found.iter().map(|entry| (name(&entry.path), Some(entry.bytes))).collect());
+    }
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        entries => entries.map_err(listed)?,
+    };
+    let mut found = BTreeMap::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::io("list", dir))?;
+        // One that is gone meanwhile, or leads nowhere, has none.
+        let size = fs::metadata(entry.path()).ok().filter(fs::Metadata::is_file);
+        let name = entry.file_name().to_string_lossy().into_owned();
+        found.insert(name, size.map(|found| found.len()));
+    }
+    Ok(found)
+}
+
+/// Whether there is such a file.
+pub fn exists(path: &Path) -> Result<bool, Error> {
+    if !store::is_url(path) {
+        return path.try_exists().map_err(Error::io("look for", path));
+    }
+    match store::Object::open(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("look for", path)(error)),
+    }
+}
+
+/// The digest of a file, as `sha256sum` prints it.
+pub fn sha256(path: &Path) -> Result<String, Error> {
+    if !store::is_url(path) {
+        return digest::of_file(path);
+    }
+    let object = WatchedFile::open(path).map_err(Error::io("open", path))?;
+    let mut digest = digest::Growing::default();
+    digest.add_from(&mut object.reader()).map_err(Error::io("read", path))?;
+    Ok(digest.finish())
+}
+
 /// Replaces a small file whole.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    if store::is_url(path) {
+        return store::put(path, bytes).map_err(Error::io("write", path));
+    }
     let temporary = temporary(path);
     let mut file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
     file.write_all(bytes).map_err(Error::io("write", &temporary))?;
@@ -144,6 +233,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// Removes what killed processes left under temporary names in a folder, the locks of single parts,
 /// and what was made to search the data that are about to change. Only for who holds the lock of the whole folder.
 pub fn remove_leftovers(dir: &Path) -> Result<(), Error> {
+    // Leases are their holders' to remove.
+    let dir = &local(dir);
     for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
         let entry = entry.map_err(Error::io("list", dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -152,110 +243,6 @@ pub fn remove_leftovers(dir: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// The lock's name in an output folder. The underscore keeps it out of data globs.
-const LOCK: &str = "_lock";
-
-/// Keeps other runs out of an output folder, or of some of its parts, while it lives.
-///
-/// The locks are the kernel's (`flock`), so those of a killed process are gone with it; the files
-/// that they are on stay and say who held them last.
-pub struct Lock {
-    _files: Vec<File>,
-}
-
-impl Lock {
-    /// Takes the lock of a whole folder, which is made if it is not there. What is found there
-    /// then is on disk: a process that was killed may not have come to its last `fsync`.
-    ///
-    /// # Errors
-    /// [`Error::Locked`] at once, naming the holder, when another process has it, or a part's.
-    pub fn take(dir: &Path) -> Result<Self, Error> {
-        create_folder(dir)?;
-        let lock = lock(dir, LOCK, FlockOperation::NonBlockingLockExclusive, dir)?;
-        sync_folder(dir)?;
-        Ok(Self { _files: vec![lock] })
-    }
-
-    /// Takes the locks of some parts, by file name. Others may take those of other parts, and
-    /// nobody the folder's.
-    ///
-    /// # Errors
-    /// [`Error::Locked`] at once, naming the holder.
-    pub fn take_parts(dir: &Path, file_names: &[String]) -> Result<Self, Error> {
-        create_folder(dir)?;
-        let mut files = vec![lock(dir, LOCK, FlockOperation::NonBlockingLockShared, dir)?];
-        for name in file_names {
-            let part_lock = format!("{LOCK}.{name}");
-            let exclusive = FlockOperation::NonBlockingLockExclusive;
-            files.push(lock(dir, &part_lock, exclusive, &dir.join(name))?);
-        }
-        sync_folder(dir)?;
-        Ok(Self { _files: files })
-    }
-
-    /// Waits for the manifest's lock: for the short while in which one of those who hold parts
-    /// reads and replaces it.
-    pub fn wait_for_manifest(dir: &Path) -> Result<Self, Error> {
-        let name = format!("{LOCK}.manifest");
-        Ok(Self { _files: vec![lock(dir, &name, FlockOperation::LockExclusive, dir)?] })
-    }
-}
-
-/// Makes a folder, and those above it, for good.
-fn create_folder(dir: &Path) -> Result<(), Error> {
-    let missing: Vec<_> = dir.ancestors().take_while(|path| !path.exists()).collect();
-    fs::create_dir_all(dir).map_err(Error::io("create the output folder", dir))?;
-    missing
-        .into_iter()
-        .filter(|path| !path.as_os_str().is_empty())
-        .try_for_each(|path| sync_folder(folder_of(path)))
-}
-
-/// Locks a file of a folder, on behalf of `what`.
-fn lock(dir: &Path, name: &str, how: FlockOperation, what: &Path) -> Result<File, Error> {
-    let path = dir.join(name);
-    let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-    let file = open.map_err(Error::io("open", &path))?;
-    match flock(&file, how) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            return Err(Error::Locked { path: what.to_owned(), holder: holder(&path) });
-        }
-        Err(error) => return Err(Error::io("lock", &path)(error.into())),
-    }
-    if how == FlockOperation::NonBlockingLockShared {
-        // There may be many, and each may leave before the others.
-        return write_holder(file, "processes with --parts", &path);
-    }
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let holder = format!("process {} on {host}", std::process::id());
-    write_holder(file, &holder, &path)
-}
-
-/// Bytes that a holder's name takes, filled up with blanks: it is written at once, over the last
-/// one's, so that nobody reads half of it.
-const HOLDER: usize = 128;
-
-fn write_holder(file: File, holder: &str, path: &Path) -> Result<File, Error> {
-    let line = format!("{holder:<width$}\n", width = HOLDER - 1);
-    file.write_all_at(line.as_bytes(), 0).map_err(Error::io("write", path))?;
-    Ok(file)
-}
-
-/// Who has a lock that is taken: whoever has just got it and not come to writing yet, is taken for the
-/// one before, or waited for where there was none.
-fn holder(path: &Path) -> String {
-    for _ in 0..50 {
-        let line = fs::read_to_string(path).unwrap_or_default();
-        if let Some(holder) = line.lines().next().map(str::trim_end).filter(|line| !line.is_empty())
-        {
-            return holder.to_owned();
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    "a process that does not say its name".to_owned()
 }
 
 /// Whether a file in an output folder is a lock, a killed run's temporary or made from the data to
@@ -285,6 +272,11 @@ fn is_vectors(name: &str) -> bool {
 /// Makes sure that files can be made in a folder (or that the folder can be made), and leaves no
 /// trace.
 pub fn check_writable(dir: &Path) -> Result<(), Error> {
+    if store::is_url(dir) {
+        let probe = dir.join(format!(".probe-{}{TEMPORARY}", std::process::id()));
+        let put = store::put(&probe, b"").and_then(|()| store::remove(&probe));
+        return put.map_err(Error::io("write to the output folder", dir));
+    }
     let exists = dir.ancestors().find(|path| path.exists());
     let existing = exists.unwrap_or_else(|| Path::new("."));
     if !existing.is_dir() {
@@ -306,33 +298,6 @@ mod tests {
         replace(&path, b"old").expect("written");
         replace(&path, b"new").expect("replaced");
         assert_eq!(fs::read(&path).expect("there"), b"new");
-        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
-    }
-
-    #[test]
-    fn a_lock_is_held_once_and_free_again_when_dropped() {
-        let dir = tempfile::tempdir().expect("a scratch folder");
-        let held = Lock::take(dir.path()).expect("free");
-        let refused = Lock::take(dir.path()).err().expect("held").to_string();
-        let holder = format!("process {}", std::process::id());
-        assert!(refused.contains(&holder), "{refused}");
-        drop(held);
-        Lock::take(dir.path()).expect("free again");
-    }
-
-    #[test]
-    fn parts_are_locked_one_by_one_and_keep_the_whole_folder_from_others() {
-        let dir = tempfile::tempdir().expect("a scratch folder");
-        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
-        let take = |these: &[&str]| Lock::take_parts(dir.path(), &names(these));
-        let (first, second) = (take(&["a", "b"]).expect("free"), take(&["c"]).expect("free"));
-        assert!(take(&["d", "b"]).is_err_and(|error| error.exit_code() == 73));
-        assert!(Lock::take(dir.path()).is_err_and(|error| error.exit_code() == 73));
-        drop((first, second));
-        let whole = Lock::take(dir.path()).expect("free again");
-        assert!(take(&["e"]).is_err_and(|error| error.exit_code() == 73));
-        remove_leftovers(dir.path()).expect("removed");
-        drop(whole);
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
     }
 

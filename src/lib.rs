@@ -75,23 +75,25 @@
 //! | [`error`] | `Error` stops the run, `RowError` becomes data; exit codes | |
 //! | [`contain`] | panics on strangers' bytes as values; child processes for what is worse | |
 //! | [`digest`] | SHA-256 | `error` |
-//! | [`files`] | publishing files whole; an output's locks, and what else is there beside its parts | `digest error` |
+//! | [`store`] | objects of S3, Google's and Azure's stores as if they were files; leases | `digest error` |
+//! | [`watched`] | a file or an object to read Parquet from | `error store` |
+//! | [`files`] | publishing files whole, on a disk or in a store; an output's locks, and what else is there beside its parts | `digest error regular store watched` |
 //! | [`regular`] | files that others gave us: regular, of a sane size | |
 //! | [`crash`] | images that kill the process: the journal of what is in flight, trials in a child | `error digest files` |
 //! | [`travel`] | strings as views of the file's bytes, on their way through and back | |
 //! | [`vectors`] | the vectors of an embedding column, whatever list they are stored in | |
 //! | [`spec`] | the pipeline file field for field; `layers`: file + command line | `error` |
 //! | [`batch`] | what travels between the stages | `error` |
-//! | [`source`] | `Source`: rows in, part by part | `error batch contain digest travel` |
-//! | [`images`] | `ImageLoader` (paths, bytes, places in shards; URLs, by `net`), decoding within limits, Pillow's resampling, `Preprocess` | `error spec batch contain regular travel` |
+//! | [`source`] | `Source`: rows in, part by part | `error batch contain digest store travel watched` |
+//! | [`images`] | `ImageLoader` (paths, bytes, places in shards; URLs, by `net`), decoding within limits, Pillow's resampling, `Preprocess` | `error batch contain regular spec store travel` |
 //! | [`text`] | `Tokenizer`: captions to ids | `error spec batch regular` |
 //! | [`model`] | `DualEncoder`; weights, device; families' folders, the towers of all; heads | `error spec batch digest regular` |
 //! | [`score`] | formulas | |
 //! | [`columns`] | every output column: name, Arrow field, how it is filled | `error spec batch model score` |
-//! | [`sink`] | `Sink`: part files, published whole, sealed; `StreamSink`: an Arrow stream | `error contain digest files travel` |
+//! | [`sink`] | `Sink`: part files, published whole, sealed; `StreamSink`: an Arrow stream | `error contain digest files travel watched` |
 //! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
-//! | [`table`] | anybody's Parquet files read as one table; a table written anew, several row groups at once | `error files manifest regular sink source spec travel vectors` |
-//! | [`analysis`] | what can be said of a scored table, and done with it; products by `tch`, no model | `error contain digest files regular score sink spec table travel vectors` |
+//! | [`table`] | anybody's Parquet files read as one table; a table written anew, several row groups at once | `error files manifest sink source spec travel vectors` |
+//! | [`analysis`] | what can be said of a scored table, and done with it; products by `tch`, no model | `error contain digest files regular score sink spec store table travel vectors watched` |
 //! | [`progress`] | counters of a run, and the only code that draws them | `error model` |
 //! | [`hub`] | model folders from the Hugging Face hub, in the cache of its Python client | `error digest model progress regular spec` |
 //! | [`report`] | `run_report.json` | `error files analysis model` |
@@ -142,8 +144,10 @@ pub mod score;
 pub mod sink;
 pub mod source;
 pub mod spec;
+pub mod store;
 pub mod table;
 pub mod text;
 pub mod travel;
 pub mod vectors;
+pub mod watched;
 pub mod write;

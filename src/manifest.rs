@@ -29,7 +29,6 @@
 //! a part and its seal.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -93,11 +92,6 @@ impl PartRecord {
         let about = serde_json::from_str(about).ok()?;
         Some(Self { about, rows_out, bytes, sha256 })
     }
-
-    /// Whether the part's file is there with the recorded size.
-    pub fn is_there(&self, dir: &Path, file_name: &str) -> bool {
-        fs::metadata(dir.join(file_name)).is_ok_and(|found| found.len() == self.bytes)
-    }
 }
 
 impl PartAbout {
@@ -134,11 +128,7 @@ impl Manifest {
     /// `Manifest` when its checksum is not that of its content: it was damaged or edited.
     pub fn read(dir: &Path) -> Result<Option<Self>, Error> {
         let path = dir.join(FILE_NAME);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("read", path)(error)),
-        };
+        let Some(text) = files::read(&path)? else { return Ok(None) };
         let damaged = |what: String| Error::Manifest {
             path: path.clone(),
             problem: format!("is damaged ({what}): `clipmill run` makes it again from the parts"),
@@ -167,7 +157,7 @@ impl Manifest {
     /// Marks the output complete for whoever waits for it. Only when every part is there.
     pub fn mark_complete(dir: &Path) -> Result<(), Error> {
         let mark = dir.join(SUCCESS);
-        if mark.exists() { Ok(()) } else { files::replace(&mark, b"") }
+        if files::exists(&mark)? { Ok(()) } else { files::replace(&mark, b"") }
     }
 
     /// Takes the mark away, before anything of the output changes.

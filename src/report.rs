@@ -80,11 +80,7 @@ impl RunReport {
     /// Reads the report of a finished run, or `None` where there is none.
     pub fn read(dir: &Path) -> Result<Option<Self>, Error> {
         let path = dir.join(FILE_NAME);
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("read", path)(error)),
-        };
+        let Some(text) = files::read(&path)? else { return Ok(None) };
         let report = serde_json::from_slice(&text);
         // A report of another version is not an error: the next run writes a new one.
         Ok(report.ok())

@@ -6,16 +6,15 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use common::s3::S3;
 use common::server::Server;
-use common::{Ran, clipmill, command, python, root, sample, scratch};
+use common::{Ran, clipmill, sample, scratch};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -234,19 +233,14 @@ fn settings_that_make_no_sense_are_bad_usage() {
 
 #[test]
 fn objects_of_an_s3_are_read_with_the_environments_endpoint_and_credentials() {
-    let Some(python) = python() else { return };
-    let mut s3 = Command::new(python)
-        .arg(root().join("tests/oracle/s3.py"))
-        .arg(sample().join("images"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("Python starts");
-    let mut line = String::new();
-    let stdout = s3.stdout.take().expect("piped");
-    BufReader::new(stdout).read_line(&mut line).expect("a port");
-    let port: u16 = line.trim().parse().expect("a port");
+    let Some(s3) = S3::start() else { return };
+    let port = s3.port;
+    for name in ["003-1f31c.png", "001-1f4cf.jpg"] {
+        s3.put(&format!("images/a folder/{name}"), &sample().join("images").join(name));
+    }
+    let large = scratch();
+    fs::write(large.path().join("large"), vec![0; 300_000]).expect("written");
+    s3.put("images/large", &large.path().join("large"));
     let dir = scratch();
     let cases = [
         ("s3://images/a folder/003-1f31c.png", "ok"),
@@ -262,12 +256,7 @@ fn objects_of_an_s3_are_read_with_the_environments_endpoint_and_credentials() {
     let job = dir.path().join("job.toml").display().to_string();
     let run = |settings: &str| {
         write_job(dir.path(), &urls, settings);
-        let mut command = command(["run", &job]);
-        command.env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}"));
-        command.env("AWS_ALLOW_HTTP", "true").env("AWS_REGION", "us-east-1");
-        command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "secret");
-        let output = command.output().expect("the program starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        s3.run(dir.path(), ["run", &job]).ok();
         rows(dir.path())
     };
     let found = run("hosts = [\"images\"]\nschemes = [\"s3\"]\nretries = 0");
@@ -278,8 +267,6 @@ fn objects_of_an_s3_are_read_with_the_environments_endpoint_and_credentials() {
     for ((url, wanted), (_, status, message)) in cases.iter().zip(&found) {
         assert_eq!(status, wanted, "{url}: {message:?}");
     }
-    drop(s3.stdin.take());
-    s3.wait().expect("it ends");
 }
 
 #[test]

@@ -19,6 +19,8 @@ use self::column::Column;
 use self::file::VectorFile;
 use self::top::{Scan, exact_parts};
 use crate::error::Error;
+use crate::files;
+use crate::store::is_url;
 use crate::table::Table;
 
 pub use self::column::Element;
@@ -81,6 +83,10 @@ impl<'a> Index<'a> {
             return Ok(Self { column, file: None, note: None });
         }
         let path = file::path(input, &column);
+        if let Some(dir) = path.parent().filter(|_| is_url(input)) {
+            // Beside what is far away there is no place; here there may be no folder yet.
+            files::create_local(dir)?;
+        }
         let (file, note) = match VectorFile::open(&path, &column) {
             Some(file) => (Some(file), None),
             None => {

@@ -4,7 +4,6 @@
 //! The output is read rather than the running stages watched, so that a run that was interrupted
 //! and went on is summarised whole.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::array::{AsArray, RecordBatch};
@@ -20,6 +19,7 @@ use super::lowest::Lowest;
 use super::strings::Strings;
 use crate::error::Error;
 use crate::travel::travel_reader;
+use crate::watched::WatchedFile;
 
 /// How many of the worst and of the best pairs are kept.
 const PAIRS: usize = 5;
@@ -93,7 +93,7 @@ impl Tally {
             path: part.to_owned(),
             source: source.into(),
         };
-        let file = File::open(part).map_err(Error::io("open", part))?;
+        let file = WatchedFile::open(part).map_err(Error::io("open", part))?;
         let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(wrong)?;
         // As bytes: a caption may be anything.
         let metadata = travel_reader(footer.metadata(), footer.schema()).map_err(wrong)?;

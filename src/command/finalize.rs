@@ -7,7 +7,7 @@ use super::signals::Signals;
 use super::{pipeline, steps};
 use crate::cli::FinalizeArgs;
 use crate::error::Error;
-use crate::files::Lock;
+use crate::files::{self, Lock};
 use crate::hub::Hub;
 use crate::manifest::Manifest;
 use crate::plan::{Plan, Wanted};
@@ -22,7 +22,7 @@ pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
     let dir = plan.output().to_owned();
     let made_with = plan.made_with()?;
     plan.check_output(&made_with, false)?;
-    if !dir.exists() {
+    if files::list(&dir)?.is_empty() {
         // Taking the lock would make the folder.
         return Err(missing(&plan, &plan.parts));
     }

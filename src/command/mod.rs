@@ -33,6 +33,7 @@ use serde::de::DeserializeOwned;
 use crate::analysis::Reasons;
 use crate::cli::Command;
 use crate::error::Error;
+use crate::store::is_url;
 use crate::table::Written;
 
 /// Does what the command line asks for.
@@ -66,7 +67,7 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
 /// Those of [`check_file_name`], `NotFound` for a folder that is not there.
 fn check_file(key: &str, out: &Path) -> Result<(), Error> {
     check_file_name(key, out)?;
-    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty() && !is_url(out));
     match dir.filter(|dir| !dir.is_dir()) {
         None => Ok(()),
         Some(dir) => {

@@ -80,9 +80,13 @@ fn as_text(plan: &Plan) -> String {
         ("weights", memory.weights),
         ("images between stages", memory.pixels),
         ("decoding, at the most", memory.decoding),
+        ("blocks of the input's objects", memory.reading),
         ("row group being written", memory.writing),
     ];
-    let memory = memory.map(|(what, n)| vec![what.to_owned(), table::bytes(n)]);
+    // What is not done is no row.
+    let memory = memory.iter().filter(|(_, n)| *n > 0);
+    let memory: Vec<_> =
+        memory.map(|(what, n)| vec![(*what).to_owned(), table::bytes(*n)]).collect();
     let hub = plan.from_hub().map(|hub| match hub.spec.pinned() {
         Some(commit) => format!("{} at commit {commit}\n", hub.spec.repo()),
         None => format!("{}\n", pinned(hub)),
@@ -98,7 +102,7 @@ fn as_text(plan: &Plan) -> String {
         table::counted(plan.rows(), "row"),
         plan.output().display(),
         table::table(&["file", "input", "rows"], parts.collect(), &[]),
-        table::table(&[], memory.to_vec(), &[1]),
+        table::table(&[], memory, &[1]),
         plan.runs_on(),
         plan.batch_size,
         table::counted(plan.threads as u64, "CPU thread"),

@@ -24,6 +24,7 @@ use crate::images::{ImageLoader, LoadError, PathLoader};
 use crate::manifest::{self, SUCCESS};
 use crate::report::RunReport;
 use crate::spec::{ImagePathSpec, PreprocessSpec, ReportSpec};
+use crate::store::is_url;
 use crate::table::{Table, Written};
 
 pub fn report(args: &ReportArgs) -> Result<(), Error> {
@@ -132,7 +133,7 @@ fn facts(found: &Table, input: &Path) -> Result<Facts, Error> {
     let bytes = found.files().iter().map(|file| file.bytes).sum();
     let files = table::counted(found.files().len() as u64, "file");
     facts.made.push(("Table".into(), format!("{files}, {}", table::bytes(bytes))));
-    if input.is_dir() {
+    if input.is_dir() || (is_url(input) && found.files()[0].path != input) {
         beside(input, &mut facts)?;
     }
     if let Some(pipeline) = found.made_by("pipeline") {
@@ -198,8 +199,8 @@ fn beside(dir: &Path, facts: &mut Facts) -> Result<(), Error> {
         facts.funnel = funnel(made.clone())?;
         let settings = serde_json::to_string_pretty(&made.settings).unwrap_or_default();
         facts.details.push((format!("Settings of {}", made.command), settings));
-    } else if dir.join(manifest::FILE_NAME).exists() {
-        let complete = dir.join(SUCCESS).exists();
+    } else if files::exists(&dir.join(manifest::FILE_NAME))? {
+        let complete = files::exists(&dir.join(SUCCESS))?;
         add("State", if complete { "complete" } else { "not complete yet" }.to_owned());
     }
     if let Some(run) = RunReport::read(dir)? {

@@ -84,8 +84,8 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
 fn also(spec: &PipelineSpec, layout: ExportLayout) -> [Override; 2] {
     let SinkSpec::Parquet(sink) = &spec.sink;
     // However it was typed, with a slash at its end or without.
-    let output: PathBuf = sink.path.components().collect();
-    let path = format!("{}-{layout}", output.display());
+    let output = sink.path.display().to_string();
+    let path = format!("{}-{layout}", output.trim_end_matches('/'));
     let set = |key: &str, value: String| Override::flag("--also", key, value);
     [set("export.layout", layout.to_string()), set("export.path", path)]
 }

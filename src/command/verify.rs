@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::table;
 use crate::cli::VerifyArgs;
-use crate::digest;
 use crate::error::Error;
+use crate::files;
 use crate::manifest::{Manifest, PartRecord, SUCCESS};
 use crate::source::find_files;
 use crate::table::Written;
@@ -22,8 +22,9 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Error> {
         hint: ": it is no output folder of clipmill".into(),
     })?;
     let mut problems = Vec::new();
+    let there = files::list(dir)?;
     for (name, record) in &manifest.parts {
-        if let Some(problem) = check(&dir.join(name), record)? {
+        if let Some(problem) = check(dir, name, (there.get(name), record))? {
             problems.push(format!("{name} {problem}"));
         }
     }
@@ -38,7 +39,7 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Error> {
         let of = manifest.n_parts;
         problems.push(format!("{} of {of} not made yet", table::counted(missing as u64, "part")));
     }
-    match (missing == 0, dir.join(SUCCESS).exists()) {
+    match (missing == 0, there.contains_key(SUCCESS)) {
         (true, false) => problems.push(format!("{SUCCESS} is missing: run the pipeline again")),
         (false, true) => problems.push(format!("{SUCCESS} is there and parts are missing")),
         _ => {}
@@ -57,15 +58,15 @@ fn verify_made(dir: &Path, made: &Written) -> Result<(), Error> {
     let mut problems = Vec::new();
     for (name, digest) in &made.parts {
         let path = dir.join(name);
-        match path.exists() {
+        match files::exists(&path)? {
             false => problems.push(format!("{name} is missing")),
-            true if digest::of_file(&path)? != *digest => {
+            true if files::sha256(&path)? != *digest => {
                 problems.push(format!("{name} does not have the recorded digest"));
             }
             true => {}
         }
     }
-    if !dir.join(SUCCESS).exists() {
+    if !files::exists(&dir.join(SUCCESS))? {
         problems.push(format!("{SUCCESS} is missing: `clipmill {}` has not ended", made.command));
     }
     if !problems.is_empty() {
@@ -76,19 +77,21 @@ fn verify_made(dir: &Path, made: &Written) -> Result<(), Error> {
     table::print(&format!("{}: {parts}, {rows}, every digest fits\n", dir.display()))
 }
 
-/// What is wrong with a part file, if anything.
-fn check(path: &Path, record: &PartRecord) -> Result<Option<String>, Error> {
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(Some("is missing".to_owned()))
+/// What is wrong with a part file that was found with some size, if anything.
+fn check(
+    dir: &Path,
+    name: &str,
+    (found, record): (Option<&Option<u64>>, &PartRecord),
+) -> Result<Option<String>, Error> {
+    Ok(match found {
+        None => Some("is missing".to_owned()),
+        Some(None) => Some("is no file".to_owned()),
+        Some(Some(bytes)) if *bytes != record.bytes => {
+            Some(format!("has {bytes} bytes, not {}", record.bytes))
         }
-        Err(error) => Err(Error::io("read", path)(error)),
-        Ok(found) if found.len() != record.bytes => {
-            Ok(Some(format!("has {} bytes, not {}", found.len(), record.bytes)))
+        Some(Some(_)) if files::sha256(&dir.join(name))? != record.sha256 => {
+            Some("does not have the recorded digest".to_owned())
         }
-        Ok(_) if digest::of_file(path)? != record.sha256 => {
-            Ok(Some("does not have the recorded digest".to_owned()))
-        }
-        Ok(_) => Ok(None),
-    }
+        Some(Some(_)) => None,
+    })
 }

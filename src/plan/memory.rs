@@ -9,7 +9,8 @@ use crate::images::{DECODER_BYTES_A_PIXEL, FETCHED_BYTES, Preprocess};
 use crate::model::device::Placement;
 use crate::run::QUEUE;
 use crate::sink::ROW_GROUP_BYTES;
-use crate::spec::{ImageSpec, PipelineSpec};
+use crate::spec::{ImageSpec, PipelineSpec, SourceSpec};
+use crate::store::{CACHE_BYTES, is_url};
 
 /// Batches with pixels that exist at once: one being prepared and those in the channel, and for
 /// each device one being submitted; on CUDA, of each device one more on its way into pinned memory
@@ -29,6 +30,10 @@ pub fn image_memory(spec: &PipelineSpec, threads: usize) -> u64 {
     given.unwrap_or(IMAGE_MEMORY_A_THREAD.saturating_mul(threads as u64))
 }
 
+fn is_far(source: &SourceSpec) -> bool {
+    matches!(source, SourceSpec::Parquet(source) if source.path.0.iter().any(|path| is_url(path)))
+}
+
 /// Bytes by what holds them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Memory {
@@ -39,6 +44,8 @@ pub struct Memory {
     /// The most that decoding can take: the budget, or one image of `max_pixels` if that is more;
     /// and the file that each thread reads; what was fetched and waits for it.
     pub decoding: u64,
+    /// Blocks of the object that is read, where rows come from a store.
+    pub reading: u64,
     /// Column pages of the row group that is being written, and of the one being compressed.
     pub writing: u64,
 }
@@ -61,6 +68,7 @@ impl Memory {
             decoding: image_memory(spec, threads)
                 .max(one)
                 .saturating_add(files.saturating_add(fetched)),
+            reading: if is_far(&spec.source) { CACHE_BYTES } else { 0 },
             writing: 2 * ROW_GROUP_BYTES as u64,
         }
     }

@@ -5,7 +5,6 @@
 //! Nothing is written here.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Plan, provenance};
@@ -147,10 +146,11 @@ impl Plan {
         let unchanged = before.as_ref().filter(|_| difference.is_none());
         manifest.killers = unchanged.map_or_else(Vec::new, |found| found.killers.clone());
         let (mut remaining, mut impostors) = (Vec::new(), Vec::new());
+        let there = files::list(dir)?;
         for part in &self.parts {
             let (name, key) = (part.file_name(), &keys[part.index]);
             let known = recorded.get(&name).filter(|record| record.about.key == *key);
-            let record = known.filter(|record| record.is_there(dir, &name));
+            let record = known.filter(|record| there.get(&name) == Some(&Some(record.bytes)));
             let is_wanted = wanted.parts.contains(part);
             // Its file stays until another takes its place: interrupted, that is what is there.
             let again = |record: &PartRecord| {
@@ -167,7 +167,12 @@ impl Plan {
             if !is_wanted {
                 continue;
             }
-            match read_part(&dir.join(&name))? {
+            let found = if there.contains_key(&name) {
+                read_part(&dir.join(&name))?
+            } else {
+                Found::Nothing
+            };
+            match found {
                 Found::Part(found)
                     if found.about.key == *key
                         && again(&found)
@@ -199,7 +204,7 @@ impl Plan {
             notes.push(format!("{FILE_NAME} was made again: {n} of {of} parts are whole"));
         }
         let stale = self.stale(&recorded)?;
-        let (journals, suspects) = crash::left_behind(dir)?;
+        let (journals, suspects) = crash::left_behind(&files::local(dir))?;
         if !suspects.is_empty() && !wanted.check_all {
             let found = self.killers(&suspects, &manifest.killers, &mut notes)?;
             manifest.killers.extend(found);
@@ -227,8 +232,7 @@ impl Plan {
         let dir = self.output();
         self.claim_parts(resume)?;
         for name in &resume.stale {
-            let path = dir.join(name);
-            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            files::remove(&dir.join(name))?;
         }
         files::remove_leftovers(dir)
     }
@@ -272,9 +276,6 @@ enum Found {
 }
 
 fn read_part(path: &Path) -> Result<Found, Error> {
-    if !path.exists() {
-        return Ok(Found::Nothing);
-    }
     let Some((about, Published { rows, bytes, sha256 })) = read_published(path)? else {
         return Ok(Found::Damaged);
     };
@@ -294,18 +295,7 @@ fn part_files(dir: &Path) -> Result<Vec<String>, Error> {
 }
 
 fn names(dir: &Path) -> Result<Vec<String>, Error> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io("list", dir)(error)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(Error::io("list", dir))?.file_name();
-        names.push(name.to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names)
+    Ok(files::list(dir)?.into_keys().collect())
 }
 
 /// What a folder without a whole manifest holds that is not what a run leaves. Parts are a run's if one

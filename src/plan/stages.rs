@@ -13,6 +13,7 @@ use super::models::{Models, Reader};
 use super::{Plan, Resume, provenance, settings};
 use crate::crash::{Journal, Killer, RowId};
 use crate::error::{self, Error};
+use crate::files;
 use crate::manifest::{MadeWith, Manifest};
 use crate::model::device;
 use crate::prepare::{CaptionReader, CaptionStep, ImageStep, Prepare};
@@ -177,7 +178,7 @@ impl Plan {
         if self.image_column.is_none() {
             return Ok(None);
         }
-        let journal = Arc::new(Journal::create(dir, self.threads)?);
+        let journal = Arc::new(Journal::create(&files::local(dir), self.threads)?);
         let seconds = self.spec.run.decode_timeout.get();
         journal.watch(Duration::from_secs(seconds.into()), move |row| {
             error::exit(&said(row, seconds));

@@ -4,7 +4,6 @@
 //! told by its content, and is gone when the run ends; what a process that was ended left is removed
 //! by the next into that folder.
 
-use std::fs;
 use std::io::Read;
 use std::path::Path;
 
@@ -14,9 +13,10 @@ use parquet::file::properties::WriterProperties;
 
 use crate::digest;
 use crate::error::Error;
-use crate::files::Draft;
+use crate::files::{self, Draft};
 use crate::sink::ROW_GROUP_BYTES;
 use crate::source::{ArrowStream, InputFile, Piped};
+use crate::store::is_url;
 
 /// A stream that was read to its end.
 pub struct Spool {
@@ -35,11 +35,13 @@ impl Spool {
         limit: Option<u64>,
         output: &Path,
     ) -> Result<Self, Error> {
-        let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder {
-            fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-        }
-        let draft = Draft::new(output)?;
+        let beside = output.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let beside = if is_url(output) { Some(output) } else { beside };
+        beside.map_or(Ok(()), files::create_folder)?;
+        let draft = Draft::new(&match is_url(output) {
+            true => files::local(output).join("stdin"),
+            false => output.to_owned(),
+        })?;
         let path = draft.path().to_owned();
         let refused = |error: parquet::errors::ParquetError| Error::Table {
             action: "put what comes on stdin into",

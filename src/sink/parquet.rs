@@ -11,6 +11,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::reader::Length;
 use parquet::schema::types::{ColumnPath, SchemaDescPtr};
 
 use super::seal::{self, BLANK, SEAL_KEY, SealedFile};
@@ -19,6 +20,7 @@ use crate::contain::contain;
 use crate::error::Error;
 use crate::files;
 use crate::travel::travel_writer;
+use crate::watched::WatchedFile;
 
 /// A row group is closed once its buffered pages reach this size: large enough to compress and
 /// scan well, small enough that a writer holds no more than this.
@@ -117,11 +119,11 @@ impl Sink for ParquetSink {
 /// What a part file says of itself, or `None` if it is no whole part of clipmill's: cut, changed,
 /// or somebody else's. Reads all of it.
 pub fn read_published(path: &Path) -> Result<Option<(String, Published)>, Error> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let Some(sha256) = seal::check(&mut file).map_err(Error::io("read", path))? else {
+    let file = WatchedFile::open(path).map_err(Error::io("open", path))?;
+    let Some(sha256) = seal::check(&mut file.reader()).map_err(Error::io("read", path))? else {
         return Ok(None);
     };
-    let bytes = file.metadata().map_err(Error::io("read", path))?.len();
+    let bytes = file.len();
     // The seal fits, so the footer is ours.
     let read = contain(|| ParquetMetaDataReader::new().parse_and_finish(&file));
     let Some(Ok(footer)) = read else { return Ok(None) };

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::hive::{Folders, folder_of_keys};
 use super::input::{find_files, find_named};
+use super::remote;
 use crate::error::Error;
+use crate::store::is_url;
 
 /// A list of files of more bytes than this is a mistake.
 const MOST_LIST_BYTES: u64 = 1 << 30;
@@ -125,6 +127,14 @@ fn find_each(
 }
 
 fn find_one(path: &Path, folders: Folders) -> Result<Vec<Found>, Error> {
+    if is_url(path) {
+        let base = remote::base(path);
+        let files = match folders == Folders::Partitioned && remote::is_folder_of_keys(path)? {
+            true => remote::find(&remote::all_beneath(path), ".parquet")?,
+            false => find_files(path)?,
+        };
+        return Ok(files.into_iter().map(|path| Found { path, base: base.clone() }).collect());
+    }
     let base = base(path);
     let files = match path.is_dir() && folders == Folders::Partitioned && folder_of_keys(path)? {
         true => find_files(&glob_of(path))?,

@@ -56,7 +56,7 @@ pub fn folder_of_keys(dir: &Path) -> Result<bool, Error> {
 }
 
 /// The key, and the value if it is not null.
-fn key_value(folder: &str) -> Option<(String, Option<String>)> {
+pub(super) fn key_value(folder: &str) -> Option<(String, Option<String>)> {
     let (key, value) = folder.split_once('=')?;
     if key.is_empty() || key.starts_with(['.', '_']) {
         return None;

@@ -14,18 +14,20 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::Type;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{KeyValue, ParquetMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, KeyValue, ParquetMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::SchemaDescPtr;
 
 use super::beside::Beside;
 use super::footer::check_footer;
 use super::hive::Partition;
-use super::watched::WatchedFile;
+use super::remote;
 use crate::contain::contain;
 use crate::digest;
 use crate::error::{Cause, Error};
+use crate::store::is_url;
 use crate::travel::travel_reader;
+use crate::watched::WatchedFile;
 
 /// One input file, opened once to learn what it holds.
 #[derive(Debug, Clone)]
@@ -97,7 +99,11 @@ impl InputFile {
 
     /// Reads a file's footer.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let opened = Opened::new(path)?;
+        Self::of(path, Opened::new(path)?)
+    }
+
+    /// What a footer says that was read.
+    pub(super) fn of(path: &Path, opened: Opened) -> Result<Self, Error> {
         let (bytes, modified) = opened.stamp;
         let footer_sha256 = opened.footer_sha256(path)?;
         let Opened { footer, declared, .. } = opened;
@@ -195,13 +201,16 @@ fn check_names(path: &Path, schema: &SchemaRef) -> Result<(), Error> {
 /// The input files that a path stands for, in the order in which they are read.
 ///
 /// A file is itself, a folder its `*.parquet` by name (hidden files and those that begin with an
-/// underscore are not data), a path with `*`, `?` or `[` a glob.
+/// underscore are not data), a path with `*`, `?` or `[` a glob; so are objects of a store.
 pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     find_named(path, ".parquet")
 }
 
 /// The same of files whose names end otherwise.
 pub fn find_named(path: &Path, end: &str) -> Result<Vec<PathBuf>, Error> {
+    if is_url(path) {
+        return remote::find(path, end);
+    }
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
     }
@@ -223,7 +232,10 @@ pub fn find_named(path: &Path, end: &str) -> Result<Vec<PathBuf>, Error> {
         return Err(Error::NotFound {
             what: "input",
             path: path.to_owned(),
-            hint: format!(": give a file, a folder of {end} files or a glob"),
+            hint: match pattern.contains("://") {
+                true => ": tables are read from disks and from s3://, gs:// and az://".to_owned(),
+                false => format!(": give a file, a folder of {end} files or a glob"),
+            },
         });
     };
     files.retain(|file| file.is_file() && is_data(file, end));
@@ -234,7 +246,7 @@ pub fn find_named(path: &Path, end: &str) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-fn is_data(path: &Path, end: &str) -> bool {
+pub(super) fn is_data(path: &Path, end: &str) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.ends_with(end) && !name.starts_with(['.', '_'])
 }
@@ -250,12 +262,14 @@ pub fn check_magic(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
             Err(Error::io("read", path)(error))
         }
-        _ => Err(Error::Parquet {
-            path: path.to_owned(),
-            source: "it does not begin and end with \"PAR1\": not a Parquet file, or a cut one"
-                .into(),
-        }),
+        _ => Err(no_parquet(path)),
     }
+}
+
+/// What to say of a file that has no magic.
+pub(super) fn no_parquet(path: &Path) -> Error {
+    let source = "it does not begin and end with \"PAR1\": not a Parquet file, or a cut one";
+    Error::Parquet { path: path.to_owned(), source: source.into() }
 }
 
 /// A Parquet file whose footer was read and makes sense.
@@ -270,9 +284,14 @@ pub(super) struct Opened {
 
 impl Opened {
     pub fn new(path: &Path) -> Result<Self, Error> {
-        check_magic(path)?;
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        let file = WatchedFile::new(file).map_err(Error::io("read", path))?;
+        if !is_url(path) {
+            check_magic(path)?;
+        }
+        Self::of(path, WatchedFile::open(path).map_err(Error::io("open", path))?)
+    }
+
+    /// The same of a file that is open.
+    pub fn of(path: &Path, file: WatchedFile) -> Result<Self, Error> {
         let stamp = file.stamp().map_err(Error::io("read", path))?;
         let load = || ArrowReaderMetadata::load(&file, ArrowReaderOptions::new());
         let metadata = guarded(path, load).map_err(|error| file.explain(path, error))?;
@@ -314,6 +333,20 @@ impl Opened {
     ) -> Result<ParquetRecordBatchReaderBuilder<WatchedFile>, Error> {
         let metadata = guarded(path, || travel_reader(&self.footer, &self.declared))?;
         Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(self.file, metadata))
+    }
+}
+
+/// Says that column chunks will be read soon.
+pub(super) fn will_read<'a>(
+    file: &WatchedFile,
+    chunks: impl IntoIterator<Item = &'a ColumnChunkMetaData>,
+) {
+    let mut ranges: Vec<_> = chunks.into_iter().map(ColumnChunkMetaData::byte_range).collect();
+    ranges.sort_unstable();
+    // Those that follow one another are fetched together.
+    let follows = |a: &(u64, u64), b: &(u64, u64)| a.0 + a.1 == b.0;
+    for run in ranges.chunk_by(follows) {
+        file.will_read(run[0].0, run.iter().map(|(_, bytes)| bytes).sum());
     }
 }
 

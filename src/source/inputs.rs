@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use arrow::datatypes::SchemaRef;
 
 use super::input::{InputFile, check_magic, find_files};
-use super::preflight;
+use super::{preflight, remote};
 use crate::contain::own_program;
 use crate::error::Error;
+use crate::store::is_url;
 
 /// Opens every input file and makes sure that all have the same columns.
 ///
@@ -18,8 +19,20 @@ pub fn open_inputs(path: &Path) -> Result<Vec<InputFile>, Error> {
 
 /// The same of files that were found, at least one.
 pub fn open_files(paths: &[PathBuf]) -> Result<Vec<InputFile>, Error> {
-    try_footers(paths)?;
-    let inputs = paths.iter().map(|path| InputFile::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut inputs = Vec::with_capacity(paths.len());
+    // Those of stores many at once, in the order in which they are given.
+    for some in paths.chunk_by(|a, b| is_url(a) == is_url(b)) {
+        match is_url(&some[0]) {
+            true => inputs.extend(remote::open(some)?),
+            false => {
+                some.iter().try_for_each(|path| check_magic(path))?;
+                try_footers(some, some)?;
+                for path in some {
+                    inputs.push(InputFile::open(path)?);
+                }
+            }
+        }
+    }
     let first = inputs.first().expect("at least one file was found");
     for other in &inputs[1..] {
         if let Some(detail) = difference(&first.schema, &other.schema) {
@@ -30,13 +43,12 @@ pub fn open_files(paths: &[PathBuf]) -> Result<Vec<InputFile>, Error> {
     Ok(inputs)
 }
 
-/// Has a child process read every footer before this one does.
-fn try_footers(paths: &[PathBuf]) -> Result<(), Error> {
-    paths.iter().try_for_each(|path| check_magic(path))?;
+/// Has a child process read every footer before this one does. `names` are what errors call them.
+pub(super) fn try_footers(paths: &[PathBuf], names: &[PathBuf]) -> Result<(), Error> {
     let Some(mut program) = own_program() else { return Ok(()) };
     let verdicts = preflight::preflight(program.arg("preflight"), paths)
         .map_err(Error::io("start", program.get_program()))?;
-    for (path, verdict) in paths.iter().zip(verdicts) {
+    for (path, verdict) in names.iter().zip(verdicts) {
         let refused =
             |problem: String| Error::Parquet { path: path.clone(), source: problem.into() };
         verdict.map_err(refused)?;

@@ -16,11 +16,11 @@ mod pages;
 mod parquet;
 mod pieces;
 pub mod preflight;
+mod remote;
 mod rows;
 mod samples;
 mod stream;
 mod tar;
-mod watched;
 mod webdataset;
 
 pub use beside::{Beside, BesideSource, find_beside};

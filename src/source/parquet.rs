@@ -15,13 +15,13 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use parquet::file::metadata::ParquetMetaData;
 
 use super::hive::with_partitions;
-use super::input::{InputFile, Opened, guarded};
+use super::input::{InputFile, Opened, guarded, will_read};
 use super::pages::{Most, check_group};
 use super::pieces::{MOST_ROWS as READ_AHEAD, row_ends, rows_per_read, rows_that_fit};
-use super::watched::WatchedFile;
 use super::{Part, Source};
 use crate::batch::{Position, RowBatch};
 use crate::error::Error;
+use crate::watched::WatchedFile;
 
 /// The bytes that the values of a batch may take together, each written out.
 pub const BATCH_BYTES: u64 = 128 << 20;
@@ -155,6 +155,7 @@ impl OpenFile {
         while self.untried.1 < end && self.untried.0 < self.footer.num_row_groups() {
             let (group, first) = self.untried;
             let file = Arc::new(self.file.clone());
+            will_read(&file, self.footer.row_group(group).columns());
             let tried = guarded(&self.path, || check_group(&file, &self.footer, group, MOST));
             tried.map_err(|error| self.file.explain(&self.path, error))?;
             let rows = self.footer.row_group(group).num_rows().max(0) as u64;

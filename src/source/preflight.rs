@@ -6,7 +6,6 @@
 //! of. Rows are not read here.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
@@ -19,7 +18,7 @@ use parquet::file::metadata::ParquetMetaDataReader;
 use parquet::file::reader::Length;
 
 use super::footer::check_footer;
-use super::watched::WatchedFile;
+use crate::watched::WatchedFile;
 
 /// The stack that a footer has to do with: half of what a thread has by default, so that what
 /// passes here passes in every thread.
@@ -103,7 +102,7 @@ pub fn serve(
 /// Whether a file's footer can be read, and is one that the file can have.
 pub fn examine(path: &Path) -> Verdict {
     // A file that cannot be opened or read is the parent's to name, which tries it itself.
-    let Ok(file) = File::open(path).and_then(WatchedFile::new) else { return Ok(()) };
+    let Ok(file) = WatchedFile::open(path) else { return Ok(()) };
     match examine_footer(&file) {
         Err(_) if file.failure().is_some() => Ok(()),
         examined => examined,

@@ -14,11 +14,11 @@ use parquet::column::page::Page;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use super::input::{InputFile, Opened, guarded};
+use super::input::{InputFile, Opened, guarded, will_read};
 use super::pages::check_group;
 use super::parquet::MOST;
-use super::watched::WatchedFile;
 use crate::error::Error;
+use crate::watched::WatchedFile;
 
 /// Rows a batch.
 const BATCH_ROWS: usize = 4096;
@@ -49,6 +49,9 @@ impl InputFile {
                 ProjectionMask::roots(builder.parquet_schema(), roots)
             }
         };
+        let leaves = footer.row_group(group).columns().iter().enumerate();
+        let wanted = leaves.filter(|(leaf, _)| mask.leaf_included(*leaf));
+        will_read(&file, wanted.map(|(_, chunk)| chunk));
         let builder =
             builder.with_row_groups(vec![group]).with_projection(mask).with_batch_size(BATCH_ROWS);
         let reader = guarded(path, || builder.build())?;
@@ -77,6 +80,7 @@ impl InputFile {
         self.check_group(&opened.footer, group)?;
         let group = opened.footer.row_group(group);
         let (file, rows) = (opened.file, group.num_rows().max(0) as usize);
+        will_read(&file, [group.column(leaf)]);
         let shared = Arc::new(file.clone());
         let new = || SerializedPageReader::new(shared, group.column(leaf), rows, None);
         let reader = guarded(path, new).map_err(|error| file.explain(path, error))?;

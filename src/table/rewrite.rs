@@ -25,7 +25,6 @@ use super::copy::{Block, Copier, Decided, OpenGroup, Task, arrow_error};
 use crate::error::Error;
 use crate::files::{self, Lock};
 use crate::manifest::{Manifest, SUCCESS};
-use crate::regular;
 use crate::sink::{GroupsFile, PartOptions, Published, ROW_GROUP_BYTES};
 use crate::travel::travel_schema;
 
@@ -219,12 +218,8 @@ fn decide(
 impl Written {
     /// How a folder came about, or `None` where it does not say.
     pub fn read(dir: &Path) -> Result<Option<Self>, Error> {
-        let path = dir.join(FILE_NAME);
-        match regular::read(&path) {
-            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("read", path)(error)),
-        }
+        let text = files::read(&dir.join(FILE_NAME))?;
+        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
     }
 
     fn is_same_job(&self, other: &Self) -> bool {
@@ -254,7 +249,7 @@ fn asked_for(table: &Table, new: &NewTable<'_>) -> Written {
 /// What is there already, if it is just what is asked for and complete.
 fn found(new: &NewTable<'_>, wanted: &Written) -> Result<Option<Written>, Error> {
     let exists = |found: String| Err(Error::OutputExists { path: new.dir.to_owned(), found });
-    let is_complete = new.dir.join(SUCCESS).exists();
+    let is_complete = files::exists(&new.dir.join(SUCCESS))?;
     match Written::read(new.dir)? {
         Some(mut found) if found.is_same_job(wanted) && is_complete => {
             found.was_there = true;
@@ -277,19 +272,7 @@ fn found(new: &NewTable<'_>, wanted: &Written) -> Result<Option<Written>, Error>
 
 /// An entry of a folder that is no rewrite's.
 fn foreign_entry(dir: &Path) -> Result<Option<String>, Error> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("list", dir)(error)),
-    };
-    for entry in entries {
-        let name = entry.map_err(Error::io("list", dir))?.file_name();
-        let name = name.to_string_lossy().into_owned();
-        if !files::is_housekeeping(&name) {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
+    Ok(files::list(dir)?.into_keys().find(|name| !files::is_housekeeping(name)))
 }
 
 /// Removes the files of an earlier output that this one does not have, and what killed processes left
@@ -303,15 +286,14 @@ fn remove_others(
     for folder in std::iter::once("").chain(folders.iter().copied()) {
         let path = dir.join(folder);
         // Not where a link leads.
-        if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+        let is_link = fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir());
+        let there = files::list(&path)?;
+        if is_link || there.is_empty() {
             continue;
         }
         files::remove_leftovers(&path)?;
-        for entry in fs::read_dir(&path).map_err(Error::io("list", &path))? {
-            let name = entry.map_err(Error::io("list", &path))?.file_name();
-            let name = name.to_string_lossy();
-            let name =
-                if folder.is_empty() { name.into_owned() } else { format!("{folder}/{name}") };
+        for name in there.into_keys() {
+            let name = if folder.is_empty() { name } else { format!("{folder}/{name}") };
             if is_part(&name) && !kept.contains(name.as_str()) {
                 files::remove(&dir.join(name))?;
             }

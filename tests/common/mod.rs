@@ -7,6 +7,7 @@
 pub mod family;
 pub mod hub;
 pub mod job;
+pub mod s3;
 pub mod server;
 
 use std::ffi::OsStr;
@@ -98,12 +99,7 @@ pub struct Ran {
 
 /// Runs the program in the repository's root and waits.
 pub fn clipmill<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
-    let output = command(args).output().expect("the program starts");
-    Ran {
-        code: output.status.code().expect("the program was not killed"),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Ran::of(command(args))
 }
 
 /// The program, to be started by the test.
@@ -114,6 +110,16 @@ pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
 }
 
 impl Ran {
+    /// What is left when a command has ended.
+    pub fn of(mut command: Command) -> Self {
+        let output = command.output().expect("the program starts");
+        Self {
+            code: output.status.code().expect("the program was not killed"),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     /// Fails the test unless the program ended well.
     #[track_caller]
     pub fn ok(self) -> Self {

@@ -1,10 +1,14 @@
-"""An S3 of moto on a loopback port, with a bucket of the sample's images in it.
+"""An S3 of moto on a loopback port, and boto3 to look at it with.
 
-    s3.py IMAGES_DIR
+Prints the port, then answers each line of stdin with one of stdout, JSON both, until stdin is closed.
+Keys begin with the bucket, which is made where it is missing:
 
-Prints the port, then serves until stdin is closed.
+    {"put": "bucket/key", "file": path}      {"get": "bucket/key", "file": path}
+    {"list": "bucket/prefix"}                {"delete": "bucket/key"}
+    {"uploads": "bucket"}                    {"mirror": "bucket/prefix", "folder": path}
 """
 
+import json
 import pathlib
 import sys
 
@@ -21,10 +25,47 @@ client = boto3.client(
     aws_access_key_id="key",
     aws_secret_access_key="secret",
 )
-client.create_bucket(Bucket="images")
-for path in sorted(pathlib.Path(sys.argv[1]).iterdir())[:20]:
-    client.put_object(Bucket="images", Key=f"a folder/{path.name}", Body=path.read_bytes())
-client.put_object(Bucket="images", Key="large", Body=bytes(300_000))
+
+
+def place(url):
+    bucket, _, key = url.partition("/")
+    client.create_bucket(Bucket=bucket)
+    return {"Bucket": bucket, "Key": key}
+
+
+def listed(url):
+    where = place(url)
+    pages = client.get_paginator("list_objects_v2").paginate(
+        Bucket=where["Bucket"], Prefix=where["Key"]
+    )
+    return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
+
+
+def answer(asked):
+    if "put" in asked:
+        client.put_object(**place(asked["put"]), Body=pathlib.Path(asked["file"]).read_bytes())
+    elif "get" in asked:
+        body = client.get_object(**place(asked["get"]))["Body"].read()
+        pathlib.Path(asked["file"]).write_bytes(body)
+    elif "list" in asked:
+        return listed(asked["list"])
+    elif "delete" in asked:
+        client.delete_object(**place(asked["delete"]))
+    elif "uploads" in asked:
+        place(asked["uploads"])
+        return len(client.list_multipart_uploads(Bucket=asked["uploads"]).get("Uploads", []))
+    elif "mirror" in asked:
+        # Everything beneath a prefix, as files.
+        where = place(asked["mirror"])
+        for key in listed(asked["mirror"]):
+            to = pathlib.Path(asked["folder"]) / key.removeprefix(where["Key"]).lstrip("/")
+            to.parent.mkdir(parents=True, exist_ok=True)
+            body = client.get_object(Bucket=where["Bucket"], Key=key)["Body"].read()
+            to.write_bytes(body)
+    return None
+
+
 print(port, flush=True)
-sys.stdin.read()
+for line in sys.stdin:
+    print(json.dumps(answer(json.loads(line))), flush=True)
 server.stop()

@@ -19,6 +19,7 @@ use crate::analysis::Reasons;
 use crate::analysis::cluster::{Centroids, Nearest, download, train, upload};
 use crate::analysis::unit::UnitColumn;
 use crate::error::Error;
+use crate::files;
 use crate::spec::{DedupSpec, TrainingSpec};
 
 /// Vectors of a block. A product of two is 16 MiB.
@@ -117,7 +118,8 @@ impl Cells {
             starts[*cell as usize + 1] += 1;
         }
         (0..k).for_each(|cell| starts[cell + 1] += starts[cell]);
-        std::fs::create_dir_all(dir).map_err(Error::io("create the output folder", dir))?;
+        files::create_folder(dir)?;
+        let dir = &files::local(dir);
         let file = tempfile::tempfile_in(dir).map_err(Error::io("make a file in", dir))?;
         let mut cells = Self { file, dim: column.dim, rows: vec![0; starts[k]], starts };
         let mut next = cells.starts.clone();

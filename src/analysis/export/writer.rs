@@ -2,7 +2,7 @@
 //!
 //! Every file is published whole; a file of the table of which no row is kept has none.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -183,8 +183,9 @@ impl<'a> Writer<'a> {
             done = vec![(path, file)];
         }
         for (path, file) in done {
+            let sha256 = digest::of_file(&files::temporary(&path))?;
             files::publish(file, &path)?;
-            self.record(&path, digest::of_file(&path)?);
+            self.record(&path, sha256);
         }
         let about = serde_json::json!({ "command": "export" }).to_string();
         let published = others.publish(about)?;
@@ -239,7 +240,7 @@ fn filtered(
 
 fn make_folder_of(path: &Path) -> Result<(), Error> {
     let (dir, _) = split(path);
-    fs::create_dir_all(dir).map_err(Error::io("create the folder", dir))
+    files::create_folder(dir)
 }
 
 fn split(path: &Path) -> (&Path, String) {

@@ -53,14 +53,15 @@ pub struct VectorFile {
 /// Where the file of a column belongs: in the folder that was given, beside the file.
 pub fn path(input: &Path, column: &Column<'_>) -> PathBuf {
     let first = &column.table.files()[0].path;
-    let is_glob = !input.is_dir() && !input.is_file();
+    let is_file = input.is_file() || input == first;
+    let is_folder = input.is_dir() || first.parent() == Some(input);
     let of = match first.file_name() {
-        _ if input.is_dir() => String::new(),
-        _ if is_glob => format!("{}-", &digest::of_bytes(names(column).as_bytes())[..16]),
+        _ if is_folder => String::new(),
+        _ if !is_file => format!("{}-", &digest::of_bytes(names(column).as_bytes())[..16]),
         name => format!("{}-", name.unwrap_or_default().to_string_lossy()),
     };
-    let dir = if input.is_dir() { input } else { first.parent().unwrap_or(Path::new("")) };
-    dir.join(files::vectors_name(&format!("{of}{}", column.name)))
+    let dir = if is_folder { input } else { first.parent().unwrap_or(Path::new("")) };
+    files::local(dir).join(files::vectors_name(&format!("{of}{}", column.name)))
 }
 
 fn names(column: &Column<'_>) -> String {

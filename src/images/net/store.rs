@@ -11,12 +11,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
-use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 
@@ -28,6 +25,7 @@ use super::rules::Object;
 use super::web::too_large;
 use crate::error::{Error, RowError, RowStatus};
 use crate::spec::UrlScheme;
+use crate::store::{Cloud, connect};
 
 /// Stores that are kept open. More buckets than this in turn are opened anew.
 const MOST_OPEN: usize = 64;
@@ -91,23 +89,13 @@ impl Stores {
     }
 
     fn open_store(&self, object: &Object) -> Result<Arc<dyn ObjectStore>, object_store::Error> {
-        let connector = self.connector.clone();
+        let cloud = match object.store {
+            UrlScheme::Gs => Cloud::Gs,
+            UrlScheme::Az => Cloud::Az,
+            UrlScheme::S3 | UrlScheme::Http | UrlScheme::Https => Cloud::S3,
+        };
         let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-        let bucket = &object.bucket;
-        Ok(match object.store {
-            UrlScheme::Gs => {
-                let store = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
-                Arc::new(store.with_http_connector(connector).with_retry(retry).build()?)
-            }
-            UrlScheme::Az => {
-                let store = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
-                Arc::new(store.with_http_connector(connector).with_retry(retry).build()?)
-            }
-            UrlScheme::S3 | UrlScheme::Http | UrlScheme::Https => {
-                let store = AmazonS3Builder::from_env().with_bucket_name(bucket);
-                Arc::new(store.with_http_connector(connector).with_retry(retry).build()?)
-            }
-        })
+        connect(cloud, &object.bucket, self.connector.clone(), retry)
     }
 }
 

@@ -1,34 +1,64 @@
-//! A file that remembers why it could not be read.
+//! A file, or an object of a store, that remembers why it could not be read.
 //!
 //! The Parquet reader passes on what went wrong as text, so that a disk that fails for now looks
 //! like a file that is damaged. What the system said is kept here, for whoever gets the error.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::error::Error;
+use crate::store::{Object, is_url};
 
-/// A file to read Parquet from. Clones share what they remember.
+/// A file to read Parquet from, or an object of a store. Clones share what they remember.
 #[derive(Debug, Clone)]
 pub struct WatchedFile {
-    file: Arc<File>,
     bytes: u64,
-    /// The last error's number, or 0.
-    error: Arc<AtomicI32>,
+    held: Held,
+    /// The last error.
+    error: Arc<Mutex<Option<io::Error>>>,
+}
+
+#[derive(Debug, Clone)]
+enum Held {
+    File(Arc<File>),
+    Object(Object),
 }
 
 impl WatchedFile {
+    /// Opens a file, or the object that a URL names.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        match is_url(path) {
+            true => Object::open(path).map(Self::of_object),
+            false => File::open(path).and_then(Self::new),
+        }
+    }
+
     pub fn new(file: File) -> io::Result<Self> {
         let bytes = file.metadata()?.len();
-        Ok(Self { file: Arc::new(file), bytes, error: Arc::default() })
+        Ok(Self { bytes, held: Held::File(Arc::new(file)), error: Arc::default() })
+    }
+
+    pub fn of_object(object: Object) -> Self {
+        Self { bytes: object.bytes(), held: Held::Object(object), error: Arc::default() }
+    }
+
+    /// Says what will be read soon, so that what is far away is fetched at once.
+    pub fn will_read(&self, from: u64, bytes: u64) {
+        if let Held::Object(object) = &self.held {
+            object.will_read(from, bytes);
+        }
+    }
+
+    /// All of it, from its beginning on.
+    pub fn reader(&self) -> From {
+        From { file: self.clone(), at: 0 }
     }
 
     /// The error of a call that read this file: the system's, if there was one, and else the
@@ -42,28 +72,40 @@ impl WatchedFile {
 
     /// What the system last refused.
     pub fn failure(&self) -> Option<io::Error> {
-        match self.error.load(Ordering::Relaxed) {
-            0 => None,
-            number => Some(io::Error::from_raw_os_error(number)),
-        }
+        let error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        error.as_ref().map(copy)
     }
 
     /// How long the file is now and when it was last written, in nanoseconds since 1970. The time is
     /// only ever compared for equality.
     pub fn stamp(&self) -> io::Result<(u64, i128)> {
-        let found = self.file.metadata()?;
+        let found = match &self.held {
+            Held::File(file) => file.metadata()?,
+            Held::Object(object) => return object.stamp(),
+        };
         let seconds = i128::from(found.mtime());
         Ok((found.len(), seconds * 1_000_000_000 + i128::from(found.mtime_nsec())))
     }
 
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
-        let read = self.file.read_at(into, at);
+        let read = match &self.held {
+            Held::File(file) => file.read_at(into, at),
+            Held::Object(object) => object.read_at(into, at),
+        };
         if let Err(error) = &read
             && error.kind() != io::ErrorKind::Interrupted
         {
-            self.error.store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
+            *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(copy(error));
         }
         read
+    }
+}
+
+/// The same error once more.
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::new(error.kind(), error.to_string()),
     }
 }
 
@@ -99,6 +141,19 @@ impl ChunkReader for WatchedFile {
 pub struct From {
     file: WatchedFile,
     at: u64,
+}
+
+impl Seek for From {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.file.bytes.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        let outside = || io::Error::new(io::ErrorKind::InvalidInput, "a place outside of it");
+        self.at = at.ok_or_else(outside)?;
+        Ok(self.at)
+    }
 }
 
 impl Read for From {
