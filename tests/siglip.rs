@@ -10,8 +10,8 @@ use std::path::Path;
 use clipmill::batch::{Captions, Grid, PixelScale, Pixels};
 use clipmill::images::Preprocess;
 use clipmill::images::resize::Size;
-use clipmill::model::{DualEncoder, Towers};
-use clipmill::spec::{CaptionSpec, Family, PreprocessSpec, SpecialTokensSpec};
+use clipmill::model::{DualEncoder, ModelFiles, Towers};
+use clipmill::spec::{CaptionSpec, Family, ModelSpec, PreprocessSpec, SpecialTokensSpec};
 use clipmill::text::Tokenizer;
 use common::family::{F32, Folder};
 use common::{clipmill, most_apart, read_f32};
@@ -84,6 +84,9 @@ fn naflex(folder: &Folder) {
     }
     let positions = |config: &mut Value| config["vision_config"]["num_patches"] = 15.into();
     folder.refuses("config.json", positions, "num_patches is 15, and the positions");
+    let clip = ModelSpec::new(Family::Clip, &folder.dir);
+    let error = ModelFiles::open(&clip).unwrap_err().to_string();
+    assert!(error.contains("take [model.siglip]"), "{error}");
 
     let grids = std::fs::read(folder.dir.join("grids.json")).unwrap();
     let grids: Vec<[usize; 6]> = serde_json::from_slice(&grids).unwrap();
@@ -122,6 +125,16 @@ fn share_a_pass([folder, squares]: [&Folder; 2]) {
         at("out")
     );
     std::fs::write(at("two.toml"), pipeline).unwrap();
+    folder.with(
+        "preprocessor_config.json",
+        |config| config["patch_size"] = 4.into(),
+        || {
+            let refused = clipmill(["check", &at("two.toml")]);
+            let wanted =
+                "images as patches of 4x4, and config.json's image tower takes patches of 8x8";
+            assert!(refused.code == 1 && refused.stderr.contains(wanted), "{}", refused.stderr);
+        },
+    );
     clipmill(["run", &at("two.toml")]).ok();
 
     let images = &folder.expected.images;
