@@ -7,8 +7,11 @@
 
 pub mod hidden;
 pub mod lists;
+mod pixels;
 
 use arrow::array::RecordBatch;
+
+pub use self::pixels::{Grid, ImageShape, PixelScale, Pixels};
 
 use self::lists::Listed;
 use crate::error::{RowError, RowStatus};
@@ -33,32 +36,6 @@ pub struct RowBatch {
     pub position: Position,
     /// All input columns, unchanged; then perhaps one that is `hidden`.
     pub rows: RecordBatch,
-}
-
-/// Preprocessed images, packed.
-#[derive(Debug, Clone, Default)]
-pub struct Pixels {
-    /// u8 RGB, shape `[rows.len(), height, width, 3]`, row-major.
-    pub data: Vec<u8>,
-    pub height: usize,
-    pub width: usize,
-    /// The batch row of each slot, ascending.
-    pub rows: Vec<u32>,
-}
-
-/// How u8 pixels become what the image tower was trained on: `(x * rescale - mean) / std`,
-/// per channel in the order red, green, blue. Applied on the device.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PixelScale {
-    /// `rescale_factor` of preprocessor_config.json, usually 1/255.
-    pub rescale: f32,
-    pub mean: [f32; 3],
-    pub std: [f32; 3],
-}
-
-impl PixelScale {
-    /// Pixels as they are, for a run without images.
-    pub const NONE: Self = Self { rescale: 1.0, mean: [0.0; 3], std: [1.0; 3] };
 }
 
 /// What was learned about an encoded image from its header.

@@ -25,13 +25,13 @@
 //!
 //! Each arrow is a type; a batch that skipped a stage does not compile. Every channel is bounded.
 //! Good rows are packed before the device and scattered back, with nulls, when columns are filled.
-//! Pixels travel as u8 and are normalised on the device. What runs follows from the declared
-//! columns: no column that needs the text tower, no text tower. What rows of a batch share is done
-//! once: an image that several name is decoded once, equal pixels and equal captions are encoded
-//! once. What models share is done once too: a batch has its pixels in each form that some model
-//! wants, and its captions as each tokenizer reads them. Images that are waited for (URLs) are
-//! announced some batches before they are loaded, and fetched meanwhile, so many at once and within
-//! a budget of bytes.
+//! Pixels travel as u8, as patches where images keep their shape, and are normalised on the device.
+//! What runs follows from the declared columns: no column that needs the text tower, no text tower.
+//! What rows of a batch share is done once: an image that several name is decoded once, equal pixels
+//! and equal captions are encoded once. What models share is done once too: a batch has its pixels
+//! in each form that some model wants, and its captions as each tokenizer reads them. Images that
+//! are waited for (URLs) are announced some batches before they are loaded, and fetched meanwhile,
+//! so many at once and within a budget of bytes.
 //!
 //! Devices take batches from one queue and are given the next one before the results of the last
 //! are read; each batch brings the slot in which the writer waits for it, so rows keep their order

@@ -19,6 +19,7 @@ use crate::batch::{
 use crate::crash::{InFlight, Journal, Killer, RowId};
 use crate::digest;
 use crate::error::{Error, RowError, RowStatus};
+use crate::images::resize::Size;
 use crate::images::{ImageLoader, LoadError, Preprocess};
 use crate::text::Tokenizer;
 use crate::vectors::Vectors;
@@ -186,14 +187,14 @@ impl ImageStep {
             images.info[row] = found.info;
             images.content[row] = found.content;
             match found.outcome {
-                Ok(()) => {
+                Ok(size) => {
                     let slot = packed.len();
                     let from = if first == row { row } else { slots[first] } * slot_bytes;
                     if from != slot * slot_bytes {
                         data.copy_within(from..from + slot_bytes, slot * slot_bytes);
                     }
                     slots[row] = slot;
-                    packed.push(row as u32);
+                    packed.push((row as u32, size));
                 }
                 Err(error) => images.errors[row] = Some(error),
             }
@@ -203,11 +204,14 @@ impl ImageStep {
         Ok(images)
     }
 
-    /// Slots of pixels in every form -> each form by itself.
-    fn split(&self, data: Vec<u8>, rows: &[u32]) -> Vec<Pixels> {
-        let of = |preprocess: &Preprocess, data| {
-            let (height, width) = (preprocess.height(), preprocess.width());
-            Pixels { data, height, width, rows: rows.to_vec() }
+    /// Slots of pixels in every form -> each form by itself. `packed` has each slot's row and the
+    /// size of its image, decoded.
+    fn split(&self, data: Vec<u8>, packed: &[(u32, Size)]) -> Vec<Pixels> {
+        let of = |preprocess: &Preprocess, data| Pixels {
+            data,
+            shape: preprocess.shape(),
+            grids: packed.iter().filter_map(|(_, size)| preprocess.grid(*size)).collect(),
+            rows: packed.iter().map(|(row, _)| *row).collect(),
         };
         if let [only] = self.preprocess.as_slice() {
             return vec![of(only, data)];
@@ -252,9 +256,9 @@ impl ImageStep {
         let in_flight = self.journal.as_ref().map(|journal| journal.enter(id));
         let restart = || in_flight.iter().for_each(InFlight::restart);
         let (info, outcome) = Preprocess::apply_all(&self.preprocess, &bytes, slot, &restart);
-        let phash = outcome.as_ref().ok().copied().flatten();
+        let phash = outcome.as_ref().ok().and_then(|fitted| fitted.phash);
         let content = ImageContent { phash, ..content };
-        Ok(Prepared { info, content, outcome: outcome.map(|_| ()) })
+        Ok(Prepared { info, content, outcome: outcome.map(|fitted| fitted.size) })
     }
 }
 
@@ -263,7 +267,8 @@ impl ImageStep {
 struct Prepared {
     info: Option<ImageInfo>,
     content: ImageContent,
-    outcome: Result<(), RowError>,
+    /// The size of the decoded image.
+    outcome: Result<Size, RowError>,
 }
 
 impl Prepared {

@@ -7,7 +7,7 @@ mod common;
 
 use std::path::Path;
 
-use clipmill::batch::{Captions, Embeddings, PixelScale, Pixels};
+use clipmill::batch::{Captions, Embeddings, ImageShape, PixelScale, Pixels};
 use clipmill::model::device::{self, Placement};
 use clipmill::model::doctor::DoctorReport;
 use clipmill::model::{DualEncoder, ModelFiles, Towers};
@@ -27,6 +27,11 @@ const SCALE: PixelScale = PixelScale {
 };
 
 const SMALL: [&str; 7] = ["quick_gelu", "gelu", "legacy_eos", "sharded", "f16", "bf16", "odd"];
+
+/// Square images.
+fn square(data: Vec<u8>, side: usize, rows: Vec<u32>) -> Pixels {
+    Pixels { data, shape: ImageShape::square(side), rows, ..Pixels::default() }
+}
 
 /// What the oracle wrote beside a model.
 struct Case {
@@ -51,7 +56,7 @@ impl Case {
         let Written { ids, images, side, logit_scale } = serde_json::from_slice(&json).unwrap();
         let data = std::fs::read(dir.join("pixels.u8")).unwrap();
         Self {
-            pixels: Pixels { data, height: side, width: side, rows: (0..images).collect() },
+            pixels: square(data, side, (0..images).collect()),
             captions: Captions { rows: (0..ids.len() as u32).collect(), ids },
             logit_scale,
             image: common::read_f32(&dir.join("image.f32")),
@@ -159,7 +164,7 @@ fn noise(images: u32, captions: u32) -> (Pixels, Captions) {
         ids
     };
     let ids = (0..captions).map(caption).collect();
-    let pixels = Pixels { data, height: side, width: side, rows: (0..images).collect() };
+    let pixels = square(data, side, (0..images).collect());
     (pixels, Captions { ids, rows: (0..captions).collect() })
 }
 
@@ -173,7 +178,7 @@ fn neighbours_in_a_batch_do_not_matter() {
     for slot in [0, 1, 149, 299] {
         let size = 48 * 48 * 3;
         let data = pixels.data[slot * size..(slot + 1) * size].to_vec();
-        let alone = Pixels { data, height: 48, width: 48, rows: vec![slot as u32] };
+        let alone = square(data, 48, vec![slot as u32]);
         let alone = clip.encode_image(&alone).unwrap();
         assert_eq!(alone.rows, [slot as u32]);
         assert!(most_apart(alone.slot(0), image.slot(slot)) < 1e-5);
@@ -202,7 +207,7 @@ fn an_empty_batch_has_no_embeddings() {
 #[test]
 fn what_does_not_fit_the_model_is_refused() {
     let clip = load(&common::sample().join("model"), F32);
-    let pixels = Pixels { data: vec![0; 32 * 32 * 3], height: 32, width: 32, rows: vec![0] };
+    let pixels = square(vec![0; 32 * 32 * 3], 32, vec![0]);
     let error = clip.encode_image(&pixels).unwrap_err().to_string();
     assert!(error.contains("image_size is 48 and the pixels are 32x32"), "{error}");
     for (ids, wanted) in [

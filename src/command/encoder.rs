@@ -142,16 +142,18 @@ impl Encoder {
     /// # Errors
     /// `NotFound`, or `Setting` for what is no image.
     pub fn images(&self, paths: &[PathBuf]) -> Result<Vec<Vec<f32>>, Error> {
-        let (height, width) = (self.preprocess.height(), self.preprocess.width());
-        let slot_bytes = height * width * 3;
+        let slot_bytes = self.preprocess.n_bytes();
         let mut data = vec![0; paths.len() * slot_bytes];
+        let mut grids = Vec::new();
         for (path, slot) in paths.iter().zip(data.chunks_exact_mut(slot_bytes)) {
             let bytes = read(path, self.max_bytes)?;
             let (_, outcome) = self.preprocess.apply(&bytes, slot);
-            outcome.map_err(|error| bad_input("image", path.display().to_string(), &error))?;
+            let wrong = |error: RowError| bad_input("image", path.display().to_string(), &error);
+            grids.extend(outcome.map_err(wrong)?);
         }
         let rows = (0..paths.len() as u32).collect();
-        Ok(slots(&self.model.encode_image(&Pixels { data, height, width, rows })?))
+        let pixels = Pixels { data, shape: self.preprocess.shape(), grids, rows };
+        Ok(slots(&self.model.encode_image(&pixels)?))
     }
 
     /// What cosines are multiplied by before a softmax.

@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 
 use super::{encoder, table};
+use crate::batch::ImageShape;
 use crate::cli::ModelsArgs;
 use crate::error::Error;
 use crate::hub::Hub;
@@ -39,9 +40,12 @@ impl About {
                 captions: "`CLIPTokenizerFast`: BPE, lower case; the end of text survives the cut",
             },
             Family::Siglip => Self {
-                folder: "transformers' `SiglipModel` (SigLIP; SigLIP 2 of a fixed resolution): \
-                         the same files and tokenizer_config.json",
-                preprocessing: "`SiglipImageProcessor`: squashed to a square",
+                folder: "transformers' `SiglipModel` (SigLIP; SigLIP 2 of a fixed resolution) or \
+                         `Siglip2Model` (SigLIP 2 NaFlex): the same files and \
+                         tokenizer_config.json",
+                preprocessing: "`SiglipImageProcessor`: squashed to a square; \
+                                `Siglip2ImageProcessor`: the image's own shape, in at most \
+                                max_num_patches patches",
                 captions: "as tokenizer_class says: `SiglipTokenizer` lower-cases and drops \
                            punctuation, `Siglip2Tokenizer` lower-cases, `GemmaTokenizer` does \
                            neither; padded to the context",
@@ -100,15 +104,19 @@ fn one(place: &ModelPlace, as_json: bool) -> Result<(), Error> {
     let tokenizer = Tokenizer::of(&spec, files.context_length(), &CaptionSpec::default())?;
     let (vision, text) = (&architecture.vision, &architecture.text);
     let pixels: Value = serde_json::from_str(&preprocess.describe()).unwrap_or_default();
+    let (side, tokens) = match preprocess.shape() {
+        ImageShape::Whole { .. } => (Some(vision.image_size), vision.tokens()),
+        ImageShape::Patches { most, .. } => (None, most as i64),
+    };
     let found = json!({
         "family": spec.family(),
         "dir": spec.dir,
         "parameters": files.n_parameters(),
         "embedding_dim": architecture.embedding_dim,
         "image_tower": {
-            "side": vision.image_size,
+            "side": side,
             "patch": vision.patch_size,
-            "tokens": vision.tokens(),
+            "tokens": tokens,
             "blocks": tower(&vision.tower),
             "pooling": match vision.pooling {
                 ImagePooling::ClassToken => "class token",

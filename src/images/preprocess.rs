@@ -1,11 +1,14 @@
 //! What a model folder says of preprocessing, and what that does to one image up to u8 pixels.
 //!
-//! `CLIPImageProcessor` and its kin: RGB on white, resize (shortest side, or squash), centre crop.
-//! Scaling to floats and normalising are read and described here and done on the device. Which
-//! keys a family's file has is in `config`.
+//! `CLIPImageProcessor` and its kin: RGB on white, resize (shortest side, or squash), centre crop;
+//! or `Siglip2ImageProcessor`, which keeps the image's shape and cuts it into patches. Scaling to
+//! floats and normalising are read and described here and done on the device. Which keys a
+//! family's file has is in `config`, what sizes follow in `target` and `patches`.
 
 mod config;
 mod open_clip;
+mod patches;
+mod target;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -14,11 +17,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use self::config::{Config, Defaults};
+use self::target::{Crop, Target};
 use super::budget::Budget;
 use super::decode::{self, Request};
 use super::phash::phash;
 use super::resize::{Filter, Region, Resize, Rgb, Size, Vector};
-use crate::batch::{ImageInfo, PixelScale};
+use crate::batch::{Grid, ImageInfo, ImageShape, PixelScale};
 use crate::error::{Error, RowError};
 use crate::regular;
 use crate::spec::{Family, ModelSpec, PreprocessSpec};
@@ -37,7 +41,7 @@ pub struct Preprocess {
     resize: Target,
     filter: Filter,
     /// What the model takes.
-    output: Size,
+    output: ImageShape,
     crop: Crop,
     rescale: Option<f64>,
     normalise: Option<([f32; 3], [f32; 3])>,
@@ -49,26 +53,13 @@ pub struct Preprocess {
     path: PathBuf,
 }
 
-/// The size before the crop.
+/// What is known of an image once its pixels are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Target {
-    /// As the image is.
-    Keep,
-    /// The shorter side becomes this, the longer one follows.
-    ShortestSide(usize),
-    /// Both sides, whatever the shape.
-    Squash(Size),
-    /// The longer side becomes this, the shorter one follows.
-    LongestSide(usize),
-}
-
-/// Where along an axis a centre crop or its padding begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Crop {
-    /// transformers: the offset of a crop is floored, padding before the image rounded up.
-    Floored,
-    /// torchvision: the offset is rounded to the nearest, halves to even; padding is floored.
-    Rounded,
+pub struct Fitted {
+    /// Of the decoded image.
+    pub size: Size,
+    /// Where it was asked for.
+    pub phash: Option<u64>,
 }
 
 impl Preprocess {
@@ -79,7 +70,7 @@ impl Preprocess {
     /// [`Error::NotFound`] without the file; [`Error::ModelFile`], naming the key, if it asks for
     /// what clipmill does not do, or if images would come out in different sizes.
     pub fn read(dir: &Path, spec: &PreprocessSpec) -> Result<Self, Error> {
-        Self::read_with(dir, spec, &config::CLIP)
+        Self::read_with(dir, spec, &[&config::CLIP])
     }
 
     /// Reads what the folder of a model of any family says.
@@ -88,14 +79,17 @@ impl Preprocess {
     /// As [`Preprocess::read`].
     pub fn of(model: &ModelSpec, spec: &PreprocessSpec) -> Result<Self, Error> {
         match model.family() {
-            Family::Clip => Self::read_with(model.dir(), spec, &config::CLIP),
-            Family::Siglip => Self::read_with(model.dir(), spec, &config::SIGLIP),
+            Family::Clip => Self::read_with(model.dir(), spec, &[&config::CLIP]),
+            Family::Siglip => {
+                Self::read_with(model.dir(), spec, &[&config::SIGLIP, &config::SIGLIP2])
+            }
             Family::OpenClip => open_clip::read(model.dir(), spec),
-            Family::ChineseClip => Self::read_with(model.dir(), spec, &config::CHINESE_CLIP),
+            Family::ChineseClip => Self::read_with(model.dir(), spec, &[&config::CHINESE_CLIP]),
         }
     }
 
-    fn read_with(dir: &Path, spec: &PreprocessSpec, defaults: &Defaults) -> Result<Self, Error> {
+    /// With the defaults of the processor that the file names, those of the first one if of none.
+    fn read_with(dir: &Path, spec: &PreprocessSpec, of: &[&Defaults]) -> Result<Self, Error> {
         let path = dir.join("preprocessor_config.json");
         if !path.exists() {
             let hint = ": it says how the model wants its pixels".to_owned();
@@ -104,6 +98,8 @@ impl Preprocess {
         let text = regular::read_to_string(&path).map_err(Error::io("read", &path))?;
         let wrong = |problem| Error::ModelFile { path: path.clone(), problem };
         let map = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        let named = of.iter().find(|defaults| Config::is_kind(&map, defaults));
+        let defaults = named.unwrap_or(&of[0]);
         let config = Config { map, defaults };
         Self::from_config(&config, (&path, spec)).map_err(wrong)
     }
@@ -117,10 +113,12 @@ impl Preprocess {
             true => config.target()?,
             false => Target::Keep,
         };
-        let output = match (config.flag("do_center_crop", config.defaults.crop.is_some())?, resize)
-        {
-            (true, _) => config.crop()?,
-            (false, Target::Squash(size)) => size,
+        let crop = config.flag("do_center_crop", config.defaults.crop.is_some())?;
+        let whole = |size: Size| ImageShape::Whole { height: size.height, width: size.width };
+        let output = match (crop, resize) {
+            (_, Target::Patches { side, most }) => ImageShape::Patches { side, most },
+            (true, _) => whole(config.crop()?),
+            (false, Target::Squash(size)) => whole(size),
             (false, _) => {
                 return Err(
                     "without do_center_crop and a size of {\"height\", \"width\"}, images \
@@ -129,7 +127,7 @@ impl Preprocess {
                 );
             }
         };
-        let number = config.count("resample", 3)?;
+        let number = config.count("resample", config.defaults.resample)?;
         let filter = Filter::from_number(number)
             .ok_or_else(|| format!("\"resample\" is {number}: 0 to 5 are Pillow's filters"))?;
         let rescale = match config.flag("do_rescale", true)? {
@@ -165,19 +163,22 @@ impl Preprocess {
         &self.path
     }
 
-    /// The height of the pixels.
-    pub fn height(&self) -> usize {
-        self.output.height
+    /// What an image becomes.
+    pub fn shape(&self) -> ImageShape {
+        self.output
     }
 
-    /// The width of the pixels.
-    pub fn width(&self) -> usize {
-        self.output.width
-    }
-
-    /// The bytes of one image's pixels: `height * width * 3`.
+    /// The bytes of one image's pixels.
     pub fn n_bytes(&self) -> usize {
-        self.output.height * self.output.width * 3
+        self.output.n_bytes()
+    }
+
+    /// The grid of a decoded image of that size, where images are cut into patches.
+    pub fn grid(&self, size: Size) -> Option<Grid> {
+        match self.resize {
+            Target::Patches { side, most } => Some(patches::grid(size, side, most)),
+            _ => None,
+        }
     }
 
     /// Whether both give the same pixels; what is done to them on the device may differ.
@@ -200,11 +201,18 @@ impl Preprocess {
             Target::ShortestSide(side) => json!({ "shortest_edge": side }),
             Target::Squash(size) => json!({ "height": size.height, "width": size.width }),
             Target::LongestSide(side) => json!({ "longest_edge": side }),
+            Target::Patches { side, most } => {
+                json!({ "patch_size": side, "max_num_patches": most })
+            }
+        };
+        let crop = match self.output {
+            ImageShape::Whole { height, width } => json!({ "height": height, "width": width }),
+            ImageShape::Patches { .. } => Value::Null,
         };
         let mut description = json!({
             "size": resize,
             "resample": self.filter as u8,
-            "crop_size": { "height": self.output.height, "width": self.output.width },
+            "crop_size": crop,
             "rescale_factor": self.rescale,
             "image_mean": self.normalise.map(|(mean, _)| mean.map(f64::from)),
             "image_std": self.normalise.map(|(_, std)| std.map(f64::from)),
@@ -217,10 +225,10 @@ impl Preprocess {
         description.to_string()
     }
 
-    /// Decodes, resizes and crops one image into `out`: u8 RGB, `[height, width, 3]`, row-major.
+    /// Decodes, resizes and crops one image into `out`: u8 RGB, of `shape()`.
     ///
-    /// Gives what the image's header says, where it could be read, and whether `out` was filled;
-    /// if not, what is in `out` is of no use.
+    /// Gives what the image's header says, where it could be read, and whether `out` was filled,
+    /// with the grid where that is patches; if not, what is in `out` is of no use.
     ///
     /// # Errors
     /// Inside the pair: `image_too_large`, `image_truncated`, `image_undecodable` or
@@ -228,9 +236,13 @@ impl Preprocess {
     ///
     /// # Panics
     /// If `out` is not `n_bytes()` long.
-    pub fn apply(&self, bytes: &[u8], out: &mut [u8]) -> (Option<ImageInfo>, Result<(), RowError>) {
+    pub fn apply(
+        &self,
+        bytes: &[u8],
+        out: &mut [u8],
+    ) -> (Option<ImageInfo>, Result<Option<Grid>, RowError>) {
         let (info, outcome) = Self::apply_all(std::slice::from_ref(self), bytes, out, &|| {});
-        (info, outcome.map(|_| ()))
+        (info, outcome.map(|fitted| self.grid(fitted.size)))
     }
 
     /// The same in several forms, one behind the other in `out`, from an image that is decoded
@@ -244,7 +256,7 @@ impl Preprocess {
         bytes: &[u8],
         out: &mut [u8],
         on_permit: &dyn Fn(),
-    ) -> (Option<ImageInfo>, Result<Option<u64>, RowError>) {
+    ) -> (Option<ImageInfo>, Result<Fitted, RowError>) {
         let first = &forms[0];
         let n_bytes: usize = forms.iter().map(Self::n_bytes).sum();
         assert_eq!(out.len(), n_bytes, "`out` has the size of one image in every form");
@@ -274,70 +286,49 @@ impl Preprocess {
                 form.fit(&image, own);
                 rest = others;
             }
-            let hash = first.phash.then(|| phash(&mut image));
+            let size = Size { width: image.width, height: image.height };
+            let phash = first.phash.then(|| phash(&mut image));
             if image.data.capacity() <= SCRATCH_BYTES {
                 SCRATCH.set(image.data);
             }
-            hash
+            Fitted { size, phash }
         });
         (info, fitted)
     }
 
-    /// Resizes and crops decoded pixels into `out`.
+    /// Resizes decoded pixels into `out`, and crops them or cuts them into patches.
     fn fit(&self, image: &Rgb, out: &mut [u8]) {
         let (resize, [left, top]) = self.window(image.width, image.height);
-        if resize.columns.len() < self.output.width || resize.rows.len() < self.output.height {
-            out.fill(0);
+        match self.output {
+            ImageShape::Whole { height, width } => {
+                if resize.columns.len() < width || resize.rows.len() < height {
+                    out.fill(0);
+                }
+                let stride = width * 3;
+                resize.apply(image, &mut out[top * stride + left * 3..], stride);
+            }
+            ImageShape::Patches { side, .. } => {
+                let Size { width, height } = resize.to;
+                let mut whole = vec![0; height * width * 3];
+                resize.apply(image, &mut whole, width * 3);
+                let (own, rest) = out.split_at_mut(whole.len());
+                let grid = Grid { rows: height / side, columns: width / side };
+                patches::cut(&whole, (grid, side), own);
+                rest.fill(0);
+            }
         }
-        let stride = self.output.width * 3;
-        resize.apply(image, &mut out[top * stride + left * 3..], stride);
     }
 
     /// How an image of that width and height is resized, and where in the output the resized
     /// pixels begin.
     fn window(&self, width: usize, height: usize) -> (Resize, [usize; 2]) {
         let to = self.resize.size(width, height);
-        let (columns, left) = self.crop.along(to.width, self.output.width);
-        let (rows, top) = self.crop.along(to.height, self.output.height);
+        let [wanted_width, wanted_height] = match self.output {
+            ImageShape::Whole { height, width } => [width, height],
+            ImageShape::Patches { .. } => [to.width, to.height],
+        };
+        let (columns, left) = self.crop.along(to.width, wanted_width);
+        let (rows, top) = self.crop.along(to.height, wanted_height);
         (Resize { to, filter: self.filter, columns, rows, vector: Vector::best() }, [left, top])
-    }
-}
-
-impl Target {
-    fn size(self, width: usize, height: usize) -> Size {
-        match self {
-            Target::Keep => Size { width, height },
-            Target::Squash(size) => size,
-            Target::LongestSide(side) => {
-                // `ResizeKeepRatio`: sides over the larger ratio, rounded as Python does.
-                let ratio = (height as f64 / side as f64).max(width as f64 / side as f64);
-                let of = |size: usize| ((size as f64 / ratio).round_ties_even() as usize).max(1);
-                Size { width: of(width), height: of(height) }
-            }
-            Target::ShortestSide(side) => {
-                let (short, long) = (width.min(height), width.max(height));
-                // Python divides and then drops the fraction; the product is exact in f64.
-                let long = ((side * long) as f64 / short as f64) as usize;
-                match width <= height {
-                    true => Size { width: side, height: long },
-                    false => Size { width: long, height: side },
-                }
-            }
-        }
-    }
-}
-
-impl Crop {
-    /// Along one axis, the part of `size` that a centre crop keeps and where it lands in the crop.
-    fn along(self, size: usize, wanted: usize) -> (std::ops::Range<usize>, usize) {
-        match (size.checked_sub(wanted), self) {
-            (Some(surplus), Crop::Floored) => (surplus / 2..surplus / 2 + wanted, 0),
-            (Some(surplus), Crop::Rounded) => {
-                let offset = (surplus as f64 / 2.0).round_ties_even() as usize;
-                (offset..offset + wanted, 0)
-            }
-            (None, Crop::Floored) => (0..size, (wanted - size).div_ceil(2)),
-            (None, Crop::Rounded) => (0..size, (wanted - size) / 2),
-        }
     }
 }

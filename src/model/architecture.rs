@@ -3,6 +3,8 @@
 //! Families fill this in from their configuration (see `family`), the towers are built from it
 //! (see `tower`). Names of files, of keys and of tensors are not known here.
 
+use crate::batch::ImageShape;
+
 /// Both towers and the space that they share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
@@ -18,7 +20,8 @@ pub struct Architecture {
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisionConfig {
     pub tower: TowerConfig,
-    /// Side of the square input, in pixels.
+    /// Side of the square input, in pixels; of the square of positions, where images have a grid
+    /// of their own.
     pub image_size: i64,
     /// Side of a patch, in pixels.
     pub patch_size: i64,
@@ -40,6 +43,9 @@ pub struct VisionConfig {
 pub enum PatchEmbedding {
     Product,
     ProductAndBias,
+    /// The same of images that have a grid of their own, to which the square of positions is
+    /// resized (`Siglip2VisionEmbeddings` of transformers): NaFlex.
+    AnyGrid,
     /// Three products over squares of `STEM_SIDES`, of which the first two give so many numbers,
     /// are batch-normalised and followed by the exact GELU (`ConvStem` of timm): MobileCLIP-B's.
     Stem {
@@ -74,6 +80,26 @@ pub struct Rotary {
 }
 
 impl VisionConfig {
+    /// Whether the tower takes images of that shape.
+    pub fn takes(&self, shape: ImageShape) -> bool {
+        match (self.patches, shape) {
+            (PatchEmbedding::AnyGrid, ImageShape::Patches { side, .. }) => {
+                side as i64 == self.patch_size
+            }
+            (PatchEmbedding::AnyGrid, _) | (_, ImageShape::Patches { .. }) => false,
+            (_, whole) => whole == ImageShape::square(self.image_size as usize),
+        }
+    }
+
+    /// What the tower takes, in words.
+    pub fn input(&self) -> String {
+        let (image, patch) = (self.image_size, self.patch_size);
+        match self.patches {
+            PatchEmbedding::AnyGrid => format!("patches of {patch}x{patch}"),
+            _ => format!("{image}x{image}"),
+        }
+    }
+
     /// Whole patches along a side; pixels beyond the last whole patch are not seen.
     pub fn grid(&self) -> i64 {
         self.image_size / self.patch_size

@@ -56,11 +56,6 @@ impl ModelFiles {
         &self.architecture
     }
 
-    /// Side of the square input in pixels.
-    pub fn image_size(&self) -> usize {
-        self.architecture.vision.image_size as usize
-    }
-
     /// The most tokens in a caption, control tokens included.
     pub fn context_length(&self) -> usize {
         self.architecture.text.context_length as usize

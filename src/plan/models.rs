@@ -203,15 +203,14 @@ fn preprocess(
     files: &ModelFiles,
 ) -> Result<Preprocess, Error> {
     let preprocess = Preprocess::of(model, &spec.preprocess)?;
-    let (made, wanted) = ((preprocess.height(), preprocess.width()), files.image_size());
-    if made == (wanted, wanted) {
+    let (made, vision) = (preprocess.shape(), &files.architecture().vision);
+    if vision.takes(made) {
         return Ok(preprocess);
     }
     let problem = format!(
-        "gives images of {}x{}, and {}'s image tower takes {wanted}x{wanted}",
-        made.1,
-        made.0,
-        model.family().config_file()
+        "gives images as {made}, and {}'s image tower takes {}",
+        model.family().config_file(),
+        vision.input()
     );
     Err(Error::ModelFile { path: preprocess.path().to_owned(), problem })
 }

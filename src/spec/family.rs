@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 pub enum Family {
     /// A Hugging Face `CLIPModel` folder.
     Clip,
-    /// A Hugging Face `SiglipModel` folder: SigLIP, or SigLIP 2 of a fixed resolution.
+    /// A Hugging Face `SiglipModel` folder: SigLIP, or SigLIP 2 of a fixed resolution; or a
+    /// `Siglip2Model` folder: SigLIP 2 of any resolution.
     Siglip,
     /// A folder of OpenCLIP's own layout.
     OpenClip,

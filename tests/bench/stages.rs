@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use arrow::array::AsArray;
 use arrow::compute::concat_batches;
-use clipmill::batch::{Captions, Pixels};
+use clipmill::batch::{Captions, ImageShape, Pixels};
 use clipmill::error::Error;
 use clipmill::images::Preprocess;
 use clipmill::model::device::{self, Placement};
@@ -109,7 +109,8 @@ fn pixels() -> Pixels {
         (state >> 24) as u8
     });
     let noise = noise.collect();
-    Pixels { data: noise, height: side, width: side, rows: (0..BATCH as u32).collect() }
+    let rows = (0..BATCH as u32).collect();
+    Pixels { data: noise, shape: ImageShape::square(side), rows, ..Pixels::default() }
 }
 
 /// The towers over captions of the table, tokenizing counted, and over any images; and both as a

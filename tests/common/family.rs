@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clipmill::batch::{Captions, Pixels};
+use clipmill::batch::{Captions, Grid, Pixels};
 use clipmill::error::RowStatus;
 use clipmill::images::Preprocess;
 use clipmill::model::device::Placement;
@@ -31,7 +31,10 @@ pub struct Folder {
 pub struct Expected {
     /// What is made of each caption.
     pub captions: Vec<Written>,
-    images: Vec<String>,
+    pub images: Vec<String>,
+    /// Rows and columns of patches of each image, where those have grids of their own.
+    #[serde(default)]
+    grids: Vec<[usize; 2]>,
     logit_scale: f32,
     logit_bias: Option<f32>,
 }
@@ -62,21 +65,24 @@ impl Folder {
 
     /// The images as u8 pixels, one after another, as the folder says when it is read as a model of
     /// `spec`.
-    fn pixels_of(&self, spec: &ModelSpec) -> Pixels {
+    pub fn pixels_of(&self, spec: &ModelSpec) -> Pixels {
         let preprocess = Preprocess::of(spec, &PreprocessSpec::default()).unwrap();
-        let (height, width) = (preprocess.height(), preprocess.width());
         let images = &self.expected.images;
+        let mut grids = Vec::new();
         let mut data = vec![0; images.len() * preprocess.n_bytes()];
         for (name, slot) in images.iter().zip(data.chunks_exact_mut(preprocess.n_bytes())) {
             let bytes = std::fs::read(self.dir.join(name)).unwrap();
-            preprocess.apply(&bytes, slot).1.unwrap();
+            grids.extend(preprocess.apply(&bytes, slot).1.unwrap());
         }
-        Pixels { data, height, width, rows: (0..images.len() as u32).collect() }
+        let rows = (0..images.len() as u32).collect();
+        Pixels { data, shape: preprocess.shape(), grids, rows }
     }
 
     /// Whether a model of `spec` in this folder would get the reference's pixels.
     pub fn has_pixels_of(&self, spec: &ModelSpec) -> bool {
-        self.pixels_of(spec).data == std::fs::read(self.dir.join("pixels.u8")).unwrap()
+        let Pixels { data, grids, .. } = self.pixels_of(spec);
+        let theirs = self.expected.grids.iter().map(|&[rows, columns]| Grid { rows, columns });
+        data == std::fs::read(self.dir.join("pixels.u8")).unwrap() && theirs.eq(grids)
     }
 
     /// Of how many captions we make other ids than the reference.

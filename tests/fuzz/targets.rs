@@ -75,7 +75,7 @@ pub fn image(_: &Path, bytes: &[u8]) -> bool {
     });
     let mut pixels = vec![0; PREPROCESS.n_bytes()];
     match PREPROCESS.apply(bytes, &mut pixels).1 {
-        Ok(()) => true,
+        Ok(_) => true,
         Err(error) => {
             assert_ne!(error.status, RowStatus::DecoderPanic, "{error}");
             false

@@ -6,10 +6,10 @@ from PIL import Image
 SIZES = [(50, 37), (32, 32), (20, 71), (301, 200), (5, 9), (33, 64), (97, 31)]
 
 
-def write_images(out, rng):
+def write_images(out, rng, sizes=SIZES):
     """Writes them into a folder and gives their names."""
     names = []
-    for index, (width, height) in enumerate(SIZES):
+    for index, (width, height) in enumerate(sizes):
         pixels = np.linspace(0, 200, width)[None, :, None] + rng.integers(0, 56, (height, width, 3))
         image = Image.fromarray(pixels.astype(np.uint8))
         if index == 1:

@@ -1,12 +1,17 @@
-"""Makes random SiglipModel and ChineseCLIPModel folders and what transformers computes with them, for tests/siglip.rs.
+"""Makes random SiglipModel, Siglip2Model and ChineseCLIPModel folders and what transformers computes with them, for
+tests/siglip.rs.
 
 Usage: siglip.py OUT_DIR
 
 OUT_DIR/siglip has SigLIP's tokenizer (SentencePiece, `SiglipTokenizer`), OUT_DIR/siglip2 that of
 SigLIP 2 (`Siglip2Tokenizer`) and OUT_DIR/gemma the one that the first folders of SigLIP 2 name
-(`GemmaTokenizer`); OUT_DIR/chinese_clip has `BertTokenizer`. Each has `case.json` (captions with their ids, names of images), `pixels.u8`
-(NHWC), `image.f32` and `text.f32` (unit length, of those pixels and ids), computed in f32 on the
-CPU. The tokenizers are trained here on a few made-up sentences.
+(`GemmaTokenizer`); OUT_DIR/naflex is a Siglip2Model; OUT_DIR/chinese_clip has `BertTokenizer`. Each
+has `case.json` (captions with their ids, names of images), `pixels.u8` (NHWC), `image.f32` and
+`text.f32` (unit length, of those pixels and ids), computed in f32 on the CPU. The tokenizers are
+trained here on a few made-up sentences.
+
+OUT_DIR/naflex has its pixels as patches, and besides: `aliased.f32`, `seen.f32` and `pooled.f32`,
+what its image tower gives if something is wrong about it, and `grids.json`.
 """
 
 import io
@@ -15,18 +20,21 @@ import random
 import sys
 import unicodedata
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import sentencepiece
 import torch
 from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import (BertTokenizer, ChineseCLIPConfig, ChineseCLIPModel, GemmaTokenizer, Siglip2Tokenizer,
-                          SiglipConfig, SiglipModel, SiglipTokenizer)
+from transformers import (BertTokenizer, ChineseCLIPConfig, ChineseCLIPModel, GemmaTokenizer, Siglip2Config,
+                          Siglip2Model, Siglip2Tokenizer, SiglipConfig, SiglipModel, SiglipTokenizer)
 from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import (Siglip2ImageProcessorPil,
+                                                                      get_image_size_for_max_num_patches)
 
-from pictures import write_images
+from pictures import SIZES, write_images
 from tokens import made
 
 CONTEXT = 16
@@ -128,6 +136,12 @@ def make(out, tokenizer, vocab, seed):
     if out.name == "chinese_clip":
         model = ChineseCLIPModel(ChineseCLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
         processor = ChineseCLIPImageProcessorPil(size=dict(shortest_edge=32), crop_size=dict(height=32, width=32))
+    elif out.name == "naflex":
+        # 4 x 4 positions, and grids of up to 20 patches: larger and smaller ones along each side.
+        vision.update(num_patches=16)
+        del vision["image_size"]
+        model = Siglip2Model(Siglip2Config(text_config=text, vision_config=vision))
+        processor = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=20, do_convert_rgb=True)
     else:
         model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
         processor = SiglipImageProcessorPil(size=dict(height=32, width=32), resample=3 if seed == 0 else 2)
@@ -140,11 +154,15 @@ def make(out, tokenizer, vocab, seed):
     path.write_text(json.dumps(saved))
 
     rng = np.random.default_rng(seed)
-    images = write_images(out, rng)
+    images = write_images(out, rng, SIZES + LONG if out.name == "naflex" else SIZES)
+    if out.name == "naflex":
+        images += write_plain(out)
     opened = [Image.open(out / name) for name in images]
-    pixels = processor(images=opened, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
-    np.stack(list(pixels)).astype(np.uint8).transpose(0, 2, 3, 1).tofile(out / "pixels.u8")
-    values = processor(images=opened, return_tensors="pt")["pixel_values"]
+    pixels = processor(images=opened, do_rescale=False, do_normalize=False, return_tensors="np")
+    pixels, grids = np.stack(list(pixels["pixel_values"])), pixels.get("spatial_shapes", np.zeros((0, 2))).tolist()
+    assert pixels.dtype == np.uint8
+    (pixels.transpose(0, 2, 3, 1) if pixels.ndim == 4 else pixels).tofile(out / "pixels.u8")
+    values = processor(images=opened, return_tensors="pt")
 
     captions = list(dict.fromkeys(SENTENCES)) + [c for c in made(random.Random(seed)) if usable(c)]
     captions = list(dict.fromkeys(captions))[:400]
@@ -155,18 +173,64 @@ def make(out, tokenizer, vocab, seed):
     padded = tokenizer(captions, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt")
     ids = padded["input_ids"].tolist()
     whole = [len(each) for each in tokenizer(captions)["input_ids"]]
-    image = model.get_image_features(pixel_values=values).pooler_output
+    image = model.get_image_features(**values).pooler_output
+    if out.name == "naflex":
+        write_wrong(out, model, values)
+        (out / "grids.json").write_text(json.dumps(made_grids(rng)))
     if isinstance(model, ChineseCLIPModel):
         features = model.get_text_features(**padded).pooler_output
         ids = [row[:sum(seen)] for row, seen in zip(ids, padded["attention_mask"].tolist())]
     else:
         features = model.get_text_features(input_ids=padded["input_ids"]).pooler_output
     for name, tensor in (("image", image), ("text", features)):
-        (tensor / tensor.norm(dim=-1, keepdim=True)).numpy().astype("<f4").tofile(out / f"{name}.f32")
+        write_unit(out / f"{name}.f32", tensor)
     written = [dict(caption=c, ids=i, all=n) for c, i, n in zip(captions, ids, whole)]
     bias = model.logit_bias.item() if hasattr(model, "logit_bias") else None
-    case = dict(captions=written, images=images, logit_scale=model.logit_scale.exp().item(), logit_bias=bias)
+    scale = model.logit_scale.exp().item()
+    case = dict(captions=written, images=images, grids=grids, logit_scale=scale, logit_bias=bias)
     (out / "case.json").write_text(json.dumps(case))
+
+
+LONG = [(400, 6), (7, 300), (1, 1), (48, 12), (6, 48), (160, 32)]
+
+
+def write_plain(out):
+    """Images of which all patches are the same: 18 on two grids, and 20."""
+    names = []
+    for width, height in [(64, 32), (32, 64), (8, 160)]:
+        names.append(f"plain-{width}.png")
+        Image.new("RGB", (width, height), (90, 120, 30)).save(out / names[-1])
+    return names
+
+
+def write_unit(path, tensor):
+    (tensor / tensor.norm(dim=-1, keepdim=True)).numpy().astype("<f4").tofile(path)
+
+
+def write_wrong(out, model, values):
+    """Embeddings of a tower that resizes positions without antialiasing, of one that sees padding in its blocks and in
+    its pooling, and of one that sees it in its pooling alone."""
+    features = lambda **changed: model.get_image_features(**{**values, **changed}).pooler_output
+    interpolate = torch.nn.functional.interpolate
+    aliased = lambda *args, **how: interpolate(*args, **{**how, "antialias": False})
+    with patch.object(torch.nn.functional, "interpolate", aliased):
+        write_unit(out / "aliased.f32", features())
+    write_unit(out / "seen.f32", features(pixel_attention_mask=torch.ones_like(values["pixel_attention_mask"])))
+    head = model.vision_model.head
+    with patch.object(head, "forward", lambda state, mask: type(head).forward(head, state)):
+        write_unit(out / "pooled.f32", features())
+
+
+def made_grids(rng):
+    """Of images of many sizes: width, height, side of a patch, most patches; rows and columns of patches."""
+    found = []
+    for side, most in [(16, 256), (16, 1024), (14, 729), (32, 1)]:
+        sizes = np.exp(rng.uniform(0, np.log(20_000), (400, 2))).astype(int).tolist()
+        sizes += [(side * x, side * y) for x in (1, 2, 16, 17, 64) for y in (1, 3, 15, 16, 63)]
+        for width, height in sizes:
+            size = get_image_size_for_max_num_patches(height, width, side, most)
+            found.append([width, height, side, most, *(length // side for length in size)])
+    return found
 
 
 def usable(caption):
@@ -185,7 +249,7 @@ def changes(letter, mark):
 
 def main():
     out = Path(sys.argv[1])
-    for seed, name in enumerate(["siglip", "siglip2", "gemma", "chinese_clip"]):
+    for seed, name in enumerate(["siglip", "siglip2", "gemma", "chinese_clip", "naflex"]):
         folder = out / name
         folder.mkdir(parents=True)
         if name == "siglip":

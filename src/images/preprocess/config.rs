@@ -18,6 +18,8 @@ pub struct Defaults {
     size: Target,
     /// Of the crop, where there is one.
     pub crop: Option<Size>,
+    /// Pillow's number of the filter.
+    pub resample: u64,
     pub mean: [f32; 3],
     pub std: [f32; 3],
 }
@@ -30,6 +32,7 @@ pub const CLIP: Defaults = Defaults {
     kinds: &["CLIPImageProcessor", "CLIPFeatureExtractor"],
     size: Target::ShortestSide(SIDE),
     crop: Some(SQUARE),
+    resample: 3,
     mean: MEAN,
     std: STD,
 };
@@ -43,9 +46,22 @@ pub const SIGLIP: Defaults = Defaults {
     kinds: &["SiglipImageProcessor"],
     size: Target::Squash(SQUARE),
     crop: None,
+    resample: 3,
     mean: [0.5; 3],
     std: [0.5; 3],
 };
+
+/// `Siglip2ImageProcessor` (image_processing_siglip2.py).
+pub const SIGLIP2: Defaults = Defaults {
+    kinds: &["Siglip2ImageProcessor"],
+    size: Target::Patches { side: 16, most: 256 },
+    resample: 2,
+    ..SIGLIP
+};
+
+/// A length or a number of things: larger than any model's, and small enough that a batch of it
+/// can be counted in bytes.
+const MOST: u64 = 16_384;
 
 /// The JSON file, read key by key. Problems name the key.
 pub struct Config<'a> {
@@ -56,6 +72,12 @@ pub struct Config<'a> {
 impl Config<'_> {
     fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether the file names one of the processors that these defaults are of.
+    pub fn is_kind(map: &Map<String, Value>, defaults: &Defaults) -> bool {
+        let kind = map.get("image_processor_type").and_then(Value::as_str).unwrap_or_default();
+        defaults.kinds.iter().any(|known| kind.starts_with(known))
     }
 
     /// Refuses another family's processor, whose defaults differ, and steps not done here.
@@ -71,6 +93,9 @@ impl Config<'_> {
         }
         if !self.flag("do_convert_rgb", true)? {
             return Err("\"do_convert_rgb\" is false: the model would get gray images".to_owned());
+        }
+        if matches!(self.defaults.size, Target::Patches { .. }) && !self.flag("do_resize", true)? {
+            return Err("\"do_resize\" is false: images would not be whole patches".to_owned());
         }
         if self.flag("do_pad", false)? {
             return Err("\"do_pad\" is true, which clipmill does not do".to_owned());
@@ -103,12 +128,29 @@ impl Config<'_> {
         }
     }
 
-    /// `size`: a number is the shortest side.
+    /// `size`: a number is the shortest side. Of images that keep their shape, `patch_size` and
+    /// `max_num_patches`.
     pub fn target(&self) -> Result<Target, String> {
+        if let Target::Patches { side, most } = self.defaults.size {
+            let side = self.small("patch_size", side)?;
+            let most = self.small("max_num_patches", most)?;
+            // As many pixels as the largest `size` has.
+            if (most * side * side) as u64 > MOST * MOST {
+                return Err(format!("\"max_num_patches\" is {most}: too many of {side}x{side}"));
+            }
+            return Ok(Target::Patches { side, most });
+        }
         match self.sides("size")? {
             Sides::Default => Ok(self.defaults.size),
             Sides::One(side) => Ok(Target::ShortestSide(side)),
             Sides::Two(size) => Ok(Target::Squash(size)),
+        }
+    }
+
+    fn small(&self, key: &str, default: usize) -> Result<usize, String> {
+        match self.count(key, default as u64)? {
+            count @ 1..=MOST => Ok(count as usize),
+            other => Err(format!("\"{key}\" is {other}: use 1 to {MOST}")),
         }
     }
 
@@ -128,8 +170,7 @@ impl Config<'_> {
             format!("\"{key}\" is {value}: use {known}")
         };
         let side = |value: &Value| match value.as_u64() {
-            // Larger than any model, and small enough that a batch of it can be counted in bytes.
-            Some(side @ 1..=16_384) => Ok(side as usize),
+            Some(side @ 1..=MOST) => Ok(side as usize),
             _ => Err(wrong()),
         };
         let Some(sides) = value.as_object() else { return Ok(Sides::One(side(value)?)) };

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::config::{Config, MEAN, STD};
 use super::{Crop, Preprocess, Target};
+use crate::batch::ImageShape;
 use crate::error::Error;
 use crate::images::budget::Budget;
 use crate::images::resize::{Filter, Size};
@@ -44,7 +45,6 @@ fn from_config(root: &Value, (path, spec): (&Path, &PreprocessSpec)) -> Result<P
         Value::Array(sides) if sides.len() == 2 && sides[0] == sides[1] => whole(&sides[0])?,
         value => whole(value)?,
     };
-    let output = Size { width: side, height: side };
     let word = |key: &str, default: &'static str| match config.map.get(key) {
         None | Some(Value::Null) => default.to_owned(),
         Some(value) => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
@@ -52,7 +52,7 @@ fn from_config(root: &Value, (path, spec): (&Path, &PreprocessSpec)) -> Result<P
     let resize = match word("resize_mode", "shortest").as_str() {
         "shortest" => Target::ShortestSide(side),
         "longest" => Target::LongestSide(side),
-        "squash" => Target::Squash(output),
+        "squash" => Target::Squash(Size { width: side, height: side }),
         other => {
             let known = "use shortest, longest or squash";
             return Err(format!("preprocess_cfg.resize_mode is \"{other}\": {known}"));
@@ -70,7 +70,7 @@ fn from_config(root: &Value, (path, spec): (&Path, &PreprocessSpec)) -> Result<P
     Ok(Preprocess {
         resize,
         filter,
-        output,
+        output: ImageShape::square(side),
         crop: Crop::Rounded,
         rescale: Some(1.0 / 255.0),
         normalise: Some((config.triple("mean", MEAN)?, config.triple("std", STD)?)),

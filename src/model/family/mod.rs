@@ -69,7 +69,7 @@ pub fn detect(dir: &Path) -> Result<Family, Error> {
         return Ok(Family::OpenClip);
     }
     match section::Section::read(dir, CONFIG)?.model_type() {
-        "siglip" => Ok(Family::Siglip),
+        "siglip" | "siglip2" => Ok(Family::Siglip),
         "chinese_clip" => Ok(Family::ChineseClip),
         // Its reader says what is wrong with others.
         _ => Ok(Family::Clip),
@@ -101,16 +101,19 @@ impl Family {
         }
     }
 
-    /// The keys of the image's side, of the context's length and of the vocabulary's size.
+    /// The keys of the image's side and a patch's, of the context's length and of the vocabulary's
+    /// size.
     pub(super) fn keys(self) -> Keys {
         match self {
             Family::Clip | Family::Siglip | Family::ChineseClip => Keys {
                 image_size: "vision_config.image_size",
+                patch_size: "vision_config.patch_size",
                 context: "text_config.max_position_embeddings",
                 vocab_size: "text_config.vocab_size",
             },
             Family::OpenClip => Keys {
                 image_size: "vision_cfg.image_size",
+                patch_size: "vision_cfg.patch_size",
                 context: "text_cfg.context_length",
                 vocab_size: "text_cfg.vocab_size",
             },
@@ -122,6 +125,7 @@ impl Family {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Keys {
     pub image_size: &'static str,
+    pub patch_size: &'static str,
     pub context: &'static str,
     pub vocab_size: &'static str,
 }

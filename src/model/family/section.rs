@@ -62,6 +62,7 @@ impl Section {
              model_type is \"{wanted}\"{}",
             match found {
                 "clip" | "siglip" | "chinese_clip" => format!("; take [model.{found}]"),
+                "siglip2" => "; take [model.siglip]".to_owned(),
                 _ => String::new(),
             }
         );

@@ -1,8 +1,10 @@
-//! SigLIP, and SigLIP 2 of a fixed resolution, as transformers' `SiglipModel` folders describe it.
+//! SigLIP, and SigLIP 2 of a fixed resolution, as transformers' `SiglipModel` folders describe it;
+//! SigLIP 2 of any resolution (NaFlex) as those of its `Siglip2Model` do.
 //!
 //! Missing keys take the defaults of `SiglipTextConfig` and `SiglipVisionConfig`
-//! (configuration_siglip.py of transformers 5.23); folders of the first releases hold little more
-//! than an empty `text_config`. Architecture and names: modeling_siglip.py.
+//! (configuration_siglip.py of transformers 5.23, and configuration_siglip2.py, which has the
+//! same); folders of the first releases hold little more than an empty `text_config`. Architecture
+//! and names: modeling_siglip.py and modeling_siglip2.py.
 
 use std::path::Path;
 
@@ -22,13 +24,15 @@ use crate::model::architecture::{
 /// `NotFound` without the file; `ModelFile` naming the key that cannot be used.
 pub fn read(dir: &Path) -> Result<Architecture, Error> {
     let root = Section::read(dir, super::CONFIG)?;
-    if root.model_type() == "siglip2" {
-        let what = "is \"siglip2\", SigLIP 2 of any resolution: take the weights of a fixed \
-                    resolution, whose model_type is \"siglip\"";
-        return Err(root.problem("model_type", what));
+    let any_grid = root.model_type() == "siglip2";
+    if !any_grid {
+        root.check_model_type("siglip", "SiglipModel")?;
     }
-    root.check_model_type("siglip", "SiglipModel")?;
-    let vision = vision(&root.section("vision_config")?)?;
+    let section = root.section("vision_config")?;
+    let vision = match any_grid {
+        true => naflex(&section)?,
+        false => vision(&section, PatchEmbedding::ProductAndBias, section.sides(224, 16)?)?,
+    };
     let section = root.section("text_config")?;
     let text = text(&section)?;
     let embedding_dim = match section.map.get("projection_size") {
@@ -59,20 +63,35 @@ fn defaults() -> TowerConfig {
     }
 }
 
-fn vision(section: &Section) -> Result<VisionConfig, Error> {
+/// The tower of images that have a grid of their own.
+fn naflex(section: &Section) -> Result<VisionConfig, Error> {
+    let (patch_size, positions) =
+        (section.side("patch_size", 16)?, section.size("num_patches", 256)?);
+    let grid = positions.isqrt();
+    if grid * grid != positions {
+        let what = format!("is {positions}, and the positions of patches are a square");
+        return Err(section.problem("num_patches", &what));
+    }
+    vision(section, PatchEmbedding::AnyGrid, [grid * patch_size, patch_size])
+}
+
+fn vision(
+    section: &Section,
+    patches: PatchEmbedding,
+    [image_size, patch_size]: [i64; 2],
+) -> Result<VisionConfig, Error> {
     section.check_channels()?;
     if section.map.get("vision_use_head").and_then(Value::as_bool) == Some(false) {
         let what = "is false: without its head the image tower gives no embedding";
         return Err(section.problem("vision_use_head", what));
     }
-    let [image_size, patch_size] = section.sides(224, 16)?;
     let tower = section.tower(defaults())?;
     let TowerConfig { heads, mlp_width, .. } = tower;
     Ok(VisionConfig {
         tower,
         image_size,
         patch_size,
-        patches: PatchEmbedding::ProductAndBias,
+        patches,
         pre_norm: false,
         class_token: false,
         class_position: true,

@@ -1,8 +1,10 @@
 //! The image tower: u8 pixels to embeddings.
 //!
-//! How patches of pixels become vectors is the affair of `patches`. Formulas: `CLIPVisionModel` of
-//! transformers' modeling_clip.py and `SiglipVisionModel` of its modeling_siglip.py, `Eva` of
-//! timm's eva.py.
+//! How patches of pixels become vectors is the affair of `patches`, where they lie that of
+//! `positions`. Images with a grid of their own are packed without padding, so that no mask is
+//! needed. Formulas: `CLIPVisionModel` of transformers' modeling_clip.py, `SiglipVisionModel` of
+//! its modeling_siglip.py and `Siglip2VisionModel` of its modeling_siglip2.py, `Eva` of timm's
+//! eva.py.
 
 use tch::{Kind, TchError, Tensor};
 
@@ -11,8 +13,9 @@ use super::layers::{LayerNorm, Project, Stream};
 use super::loader::{Loader, torch};
 use super::patches::Patches;
 use super::pool::AttentionPool;
+use super::positions::Positions;
 use super::rotation::Rotation;
-use crate::batch::PixelScale;
+use crate::batch::{Grid, PixelScale};
 use crate::error::Error;
 use crate::model::architecture::{ImagePooling, Sight, TowerConfig, VisionConfig};
 use crate::model::device::Placement;
@@ -20,8 +23,7 @@ use crate::model::device::Placement;
 pub(super) struct ImageTower {
     config: VisionConfig,
     patches: Patches,
-    /// `[1, tokens, width]`.
-    positions: Tensor,
+    positions: Positions,
     /// The class token, `[1, 1, width]`.
     class: Option<Tensor>,
     pre_norm: Option<LayerNorm>,
@@ -38,7 +40,6 @@ impl ImageTower {
         let named = |name: &str| format!("vision_model.{name}");
         let (tower, width) = (&config.tower, config.tower.width);
         let norm = |name: &str| LayerNorm::load_f32(loader, &named(name), tower.layer_norm_eps);
-        let positions = loader.placed_f32(&named("embeddings.position_embedding.weight"))?;
         let class = config.class_token.then(|| {
             let class = loader.placed_f32(&named("embeddings.class_embedding"))?;
             class.f_view([1, 1, width]).map_err(torch)
@@ -55,7 +56,7 @@ impl ImageTower {
         let shared = Shared { tower, sight: Sight::Full, rotation: rotation.as_ref() };
         Ok(Self {
             patches: Patches::load(loader, config, scale)?,
-            positions: of_all_tokens(positions, config).map_err(torch)?,
+            positions: Positions::load(loader, config)?,
             class: class.transpose()?,
             pre_norm: config.pre_norm.then(|| norm("pre_layrnorm")).transpose()?,
             blocks: Blocks::load(loader, "vision_model", &shared, pool.is_some())?,
@@ -67,34 +68,47 @@ impl ImageTower {
         })
     }
 
-    /// u8 `[n, side, side, 3]` on the device -> f32 `[n, embedding]`, not of unit length yet.
-    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
-        let (n, tokens) = (pixels.size()[0], self.config.tokens());
-        let spans = [Span { sequences: n, len: tokens }];
-        let stream = Stream::new(self.embed(pixels)?, self.placement)?;
+    /// u8 on the device -> f32 `[n, embedding]`, not of unit length yet. Whole images are
+    /// `[n, side, side, 3]` and have no `grids`; others are `[patches, side * side * 3]`, those of
+    /// one grid together.
+    pub fn forward(&self, pixels: &Tensor, grids: &[Grid]) -> Result<Tensor, TchError> {
+        let tokens = self.config.tokens();
+        let spans = match grids {
+            [] => vec![Span { sequences: pixels.size()[0], len: tokens }],
+            _ => spans(grids),
+        };
+        let stream = Stream::new(self.embed(pixels, grids)?, self.placement)?;
         let pooled = match &self.pool {
             None => {
+                let n = pixels.size()[0];
                 let options = (Kind::Int64, pixels.device());
                 let class = Tensor::f_arange_start_step(0, n * tokens, tokens, options)?;
                 self.post_norm.forward(&self.blocks.forward(stream, &spans, &class)?)?
             }
             Some(pool) => {
                 let x = self.blocks.forward_whole(stream, &spans)?;
-                pool.forward(&self.post_norm.forward(&x)?, spans[0])?
+                pool.forward(&self.post_norm.forward(&x)?, &spans)?
             }
         };
         self.projection.forward(pooled)
     }
 
-    /// Pixels as tokens with positions: f32 `[n * tokens, width]`.
-    fn embed(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
-        let (n, tokens, width) = (pixels.size()[0], self.config.tokens(), self.config.tower.width);
-        let patches = self.patches.forward(pixels)?.f_view([n, -1, width])?;
+    /// Pixels as tokens with positions: f32 `[tokens of all images, width]`.
+    fn embed(&self, pixels: &Tensor, grids: &[Grid]) -> Result<Tensor, TchError> {
+        let (n, width) = (pixels.size()[0], self.config.tower.width);
+        let patches = match grids {
+            [] => self.patches.forward(pixels)?,
+            _ => self.patches.forward_cut(pixels)?,
+        };
         let x = match &self.class {
-            Some(class) => Tensor::f_cat(&[class.f_expand([n, 1, width], false)?, patches], 1)?,
+            Some(class) => {
+                let (class, patches) =
+                    (class.f_expand([n, 1, width], false)?, patches.f_view([n, -1, width])?);
+                Tensor::f_cat(&[class, patches], 1)?
+            }
             None => patches,
         };
-        let x = x.f_add(&self.positions)?.f_view([n * tokens, width])?;
+        let x = self.positions.add(&x, grids)?;
         match &self.pre_norm {
             Some(norm) => norm.forward(&x),
             None => Ok(x),
@@ -102,9 +116,9 @@ impl ImageTower {
     }
 }
 
-/// `[positions, width]` -> `[1, tokens, width]`: zeros for a token without a position.
-fn of_all_tokens(positions: Tensor, config: &VisionConfig) -> Result<Tensor, TchError> {
-    let (width, without) = (config.tower.width, config.tokens() - config.positions());
-    let zeros = Tensor::f_zeros([without, width], (positions.kind(), positions.device()))?;
-    Tensor::f_cat(&[zeros, positions], 0)?.f_view([1, config.tokens(), width])
+/// Images of as many patches that follow one another.
+fn spans(grids: &[Grid]) -> Vec<Span> {
+    let same = grids.chunk_by(|a, b| a.patches() == b.patches());
+    let span = |run: &[Grid]| Span { sequences: run.len() as i64, len: run[0].patches() as i64 };
+    same.map(span).collect()
 }

@@ -12,6 +12,7 @@ mod layers;
 mod loader;
 mod patches;
 mod pool;
+mod positions;
 mod rotation;
 pub(super) mod tensors;
 mod text;
@@ -23,7 +24,7 @@ use tch::{Device, Kind, TchError, Tensor, no_grad};
 use self::image::ImageTower;
 use self::loader::Loader;
 use self::text::{Packing, TextTower};
-use super::architecture::{Activation, Architecture, Pooling, TowerConfig};
+use super::architecture::{Activation, Architecture, PatchEmbedding, Pooling, TowerConfig};
 use super::device::{self, Placement};
 use super::distinct::Distinct;
 use super::family::{Keys, Names};
@@ -31,7 +32,7 @@ use super::pending::{PassSize, Pending};
 use super::transfer::{Download, upload};
 use super::weights::Weights;
 use super::{AtOnce, DualEncoder, Towers};
-use crate::batch::{Captions, Embeddings, PixelScale, Pixels};
+use crate::batch::{Captions, Embeddings, Grid, ImageShape, PixelScale, Pixels};
 use crate::error::Error;
 
 /// The towers of a model, on their device.
@@ -90,17 +91,19 @@ impl DualTowers {
         })
     }
 
-    fn check_pixels(&self, pixels: &Pixels) -> Result<usize, Error> {
-        let side = self.config.vision.image_size as usize;
-        if (pixels.height, pixels.width) != (side, side) && !pixels.rows.is_empty() {
-            let found = format!("{}x{}", pixels.width, pixels.height);
-            return Err(self.misfit(format!(
-                "{} is {side} and the pixels are {found}: the preprocessing belongs to another \
-                 model",
-                self.about.keys.image_size
-            )));
+    fn check_pixels(&self, pixels: &Pixels) -> Result<(), Error> {
+        let (vision, keys) = (&self.config.vision, self.about.keys);
+        if vision.takes(pixels.shape) || pixels.rows.is_empty() {
+            return Ok(());
         }
-        Ok(side)
+        let (key, side) = match vision.patches {
+            PatchEmbedding::AnyGrid => (keys.patch_size, vision.patch_size),
+            _ => (keys.image_size, vision.image_size),
+        };
+        Err(self.misfit(format!(
+            "{key} is {side} and the pixels are {}: the preprocessing belongs to another model",
+            pixels.shape
+        )))
     }
 
     fn check_captions(&self, captions: &Captions) -> Result<(), Error> {
@@ -143,16 +146,24 @@ impl DualTowers {
 impl DualEncoder for DualTowers {
     fn submit_image(&self, pixels: &Pixels) -> Result<Pending, Error> {
         let (tower, size) = self.image.as_ref().expect("asked only for towers that were loaded");
-        let side = self.check_pixels(pixels)? as i64;
+        self.check_pixels(pixels)?;
         let distinct = Distinct::of(pixels);
-        let lens = vec![self.config.vision.tokens() as usize; distinct.slots.len()];
+        let tokens = self.config.vision.tokens() as usize;
+        let len = |&slot: &usize| pixels.grid(slot).map_or(tokens, Grid::patches);
+        let lens: Vec<usize> = distinct.slots.iter().map(len).collect();
         let passes = size.run(&lens, |run| {
-            let shape = [run.len() as i64, side, side, 3];
-            let data = distinct.run(run);
+            let shape = match pixels.shape {
+                ImageShape::Whole { height, width } => vec![run.len(), height, width, 3],
+                ImageShape::Patches { side, .. } => {
+                    vec![lens[run.clone()].iter().sum(), side * side * 3]
+                }
+            };
+            let shape: Vec<i64> = shape.into_iter().map(|size| size as i64).collect();
+            let (data, grids) = (distinct.run(run.clone()), distinct.grids(run));
             let pass = || {
                 let pixels = Tensor::f_from_data_size(&data, &shape, Kind::Uint8)?;
                 let pixels = upload(&pixels, self.placement.device)?;
-                Download::start(&unit_length(&tower.forward(&pixels)?)?)
+                Download::start(&unit_length(&tower.forward(&pixels, &grids)?)?)
             };
             no_grad(pass)
         });

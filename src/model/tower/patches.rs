@@ -2,8 +2,8 @@
 //!
 //! Scaling and normalising are folded into the product over patches; a stem of several products
 //! over ever larger patches, none of which overlap, has its batch norms folded in too. Formulas:
-//! `CLIPVisionEmbeddings` of transformers' modeling_clip.py, `ConvStem` of timm's
-//! vision_transformer_hybrid.py.
+//! `CLIPVisionEmbeddings` of transformers' modeling_clip.py, `Siglip2VisionEmbeddings` of its
+//! modeling_siglip2.py, `ConvStem` of timm's vision_transformer_hybrid.py.
 
 use tch::{Kind, TchError, Tensor};
 
@@ -40,6 +40,12 @@ impl Patches {
                 let folded = with_pixels(&weight_and_bias(loader, PATCHES)?, scale);
                 vec![product(PATCHES, config.patch_size, folded)?]
             }
+            PatchEmbedding::AnyGrid => {
+                let [weight, bias] = weight_and_bias(loader, PATCHES)?;
+                let side = config.patch_size;
+                let weight = as_convolution(&weight, side).map_err(torch)?;
+                vec![product(PATCHES, side, with_pixels(&[weight, bias], scale))?]
+            }
             PatchEmbedding::Stem { .. } => {
                 let [first, second, third] = [0, 1, 2].map(|index| format!("{STEM}.{index}"));
                 let [first_side, second_side, third_side] = STEM_SIDES;
@@ -67,12 +73,23 @@ impl Patches {
             grid /= side;
             let rows = cut(&x, (n, grid, *side))?;
             let rows = match index {
-                0 => rows.f_to_kind(self.placement.kind)?.f_sub_scalar_(CENTRE)?,
+                0 => self.centred(&rows)?,
                 _ => rows.f_gelu("none")?,
             };
             x = product.forward(&rows)?;
         }
         x.f_to_kind(Kind::Float)
+    }
+
+    /// The same of patches that were cut before, for a single product:
+    /// u8 `[patches, side * side * 3]` on the device -> f32 `[patches, width]`.
+    pub fn forward_cut(&self, patches: &Tensor) -> Result<Tensor, TchError> {
+        let (_, product) = &self.products[0];
+        product.forward(&self.centred(patches)?)?.f_to_kind(Kind::Float)
+    }
+
+    fn centred(&self, rows: &Tensor) -> Result<Tensor, TchError> {
+        rows.f_to_kind(self.placement.kind)?.f_sub_scalar_(CENTRE)
     }
 }
 
@@ -84,7 +101,7 @@ fn cut(x: &Tensor, (n, grid, side): (i64, i64, i64)) -> Result<Tensor, TchError>
     x.f_permute([0, 1, 3, 2, 4, 5])?.f_reshape([n * grid * grid, side * side * channels])
 }
 
-/// f64 `[out, in, side, side]` and `[out]`.
+/// f64 `[out, in, side, side]`, or as it is in the file, and `[out]`.
 fn weight_and_bias(loader: &Loader, name: &str) -> Result<[Tensor; 2], Error> {
     let weight = loader.tensor(&format!("{name}.weight"))?;
     let bias = loader.tensor_or_zeros(&format!("{name}.bias"), weight.size()[0])?;
@@ -109,6 +126,11 @@ fn normed(loader: &Loader, name: &str) -> Result<[Tensor; 2], Error> {
         Ok([weight, bias])
     };
     fold().map_err(torch)
+}
+
+/// A product over patches as a convolution: `[out, side side 3]` -> `[out, 3, side, side]`.
+fn as_convolution(weight: &Tensor, side: i64) -> Result<Tensor, TchError> {
+    weight.f_view([-1, side, side, 3])?.f_permute([0, 3, 1, 2])
 }
 
 /// A convolution as a product over rows that `cut` makes, f32.

@@ -43,11 +43,12 @@ impl AttentionPool {
         })
     }
 
-    /// f32 tokens `[sequences * len, width]` -> f32 `[sequences, width]`.
-    pub fn forward(&self, x: &Tensor, span: Span) -> Result<Tensor, TchError> {
+    /// f32 `[tokens, width]` -> f32 `[sequences, width]`.
+    pub fn forward(&self, x: &Tensor, spans: &[Span]) -> Result<Tensor, TchError> {
         let kv = self.kv.forward(&x.f_to_kind(self.placement.kind)?)?;
-        let q = self.q.f_expand([span.sequences, -1], false)?.f_contiguous()?;
-        let seen = self.attend.forward(Packed::OneQuery { q: &q, kv: &kv }, &[span])?;
+        let sequences: i64 = spans.iter().map(|span| span.sequences).sum();
+        let q = self.q.f_expand([sequences, -1], false)?.f_contiguous()?;
+        let seen = self.attend.forward(Packed::OneQuery { q: &q, kv: &kv }, spans)?;
         let seen = self.out.forward(&seen)?.f_to_kind(Kind::Float)?;
         let mut stream = Stream::new(seen, self.placement)?;
         self.mlp.forward(&mut stream)?;

@@ -34,6 +34,7 @@ pub(in crate::model) fn expected(architecture: &Architecture) -> Vec<Expected> {
     match vision.patches {
         PatchEmbedding::Product => all.push(&format!("{PATCHES}.weight"), &[v, 3, patch, patch]),
         PatchEmbedding::ProductAndBias => all.affine(PATCHES, &[v, 3, patch, patch]),
+        PatchEmbedding::AnyGrid => all.affine(PATCHES, &[v, 3 * patch * patch]),
         PatchEmbedding::Stem { hidden } => all.stem(hidden, v),
     }
     all.push("vision_model.embeddings.position_embedding.weight", &[vision.positions(), v]);
