@@ -286,9 +286,14 @@ fn commands_work_on_what_is_in_a_store() {
     both(&["dedup", "--semantic"], "deduped");
     let said = |args: &[&str]| s3.run(tmp.path(), args).ok().stdout;
     assert!(said(&["inspect", OUT]).contains("similarity"));
-    let found = said(&["search", OUT, "--like", "3", "--top", "2", "--json"]);
-    let found: Value = serde_json::from_str(&found).expect("JSON");
-    assert_eq!(found["hits"][0]["row"], 3, "{found}");
+    let hits = |said: &str| {
+        let said: Value = serde_json::from_str(said).expect("JSON");
+        assert!(said["hits"].as_array().is_some_and(|hits| hits.len() == 2), "{said}");
+        said["hits"].clone()
+    };
+    let like = ["--like", "3", "--top", "2", "--json"];
+    let here = clipmill([&["search", local.as_str()], &like[..]].concat()).ok().stdout;
+    assert_eq!(hits(&said(&[&["search", OUT], &like[..]].concat())), hits(&here));
 }
 
 #[test]
