@@ -24,7 +24,7 @@ fn openclips_folders_agree_with_open_clip() {
         let folder = folder(name);
         folder.agrees(300, folder.expected.captions.len());
     }
-    for name in ["pe", "pe_bare", "eva02", "mobile", "siglip", "siglip2", "xlm_cls"] {
+    for name in ["pe", "pe_bare", "eva02", "mobile", "mobile2", "siglip", "siglip2", "xlm_cls"] {
         folder(name).agrees(100, 20);
     }
     let one = folder("quick_gelu");
@@ -122,7 +122,7 @@ fn what_is_not_supported_is_refused(folder: &Folder) {
         (|c| c["vision_cfg"]["layers"] = json!([3, 4, 6, 3]), "not ResNets"),
         (|c| c["vision_cfg"]["ls_init_value"] = 0.1.into(), "vision_cfg.ls_init_value is 0.1"),
         (|c| c["text_cfg"]["hf_model_name"] = "xlm".into(), "text_cfg.hf_model_name is \"xlm\""),
-        (|c| c["text_cfg"]["no_causal_mask"] = true.into(), "text_cfg.no_causal_mask is true"),
+        (|c| c["text_cfg"]["pool_type"] = "first".into(), "text_cfg.pool_type is \"first\""),
         (|c| c["text_cfg"]["heads"] = 5.into(), "text_cfg.heads makes 5 heads"),
         (|c| c["custom_text"] = true.into(), "is missing"),
     ];

@@ -103,6 +103,14 @@ pub struct TextConfig {
     pub projection: Projection,
 }
 
+impl TextConfig {
+    /// Whether what fills a caption up decides its embedding too.
+    pub fn sees_padding(&self) -> bool {
+        let told = matches!(self.embedding, TokenEmbedding::Bert { .. });
+        self.pooling == Pooling::Last || (self.sight == Sight::Full && !told)
+    }
+}
+
 /// What a token's own vector is added to, before the first block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenEmbedding {

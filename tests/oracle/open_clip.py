@@ -73,6 +73,8 @@ CASES |= {
               dict(interpolation="bicubic")),
     "mobile": (CUSTOM, dict(timm_model_name="vit_base_mci_224", timm_pool="token", timm_proj=None), {},
                dict(mean=[0.0] * 3, std=[1.0] * 3, interpolation="bilinear")),
+    "mobile2": (CUSTOM, dict(timm_model_name="vit_large_patch14_clip_224", timm_pool="token", timm_proj=None),
+                dict(no_causal_mask=True), dict(interpolation="bicubic")),
 }
 
 # The same with a text tower of Hugging Face, of the image towers above.
@@ -93,6 +95,7 @@ TIMM = {
     "vit_pe_core_gigantic_patch14_448": dict(embed_dim=128, patch_size=7, mlp_ratio=2),
     "eva02_base_patch16_clip_224": dict(embed_dim=96, patch_size=8),
     "vit_base_mci_224": dict(embed_dim=48),
+    "vit_large_patch14_clip_224": dict(embed_dim=64, patch_size=8),
 }
 STEM = hybrid.ConvStem
 
@@ -159,6 +162,10 @@ def randomise(model, seed):
             buffer.copy_(0.3 * values if name.endswith("mean") else 0.5 + values.abs())
 
 
+def save(model, path):
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+
+
 @torch.no_grad()
 def make(out, name, seed):
     extra, vision, text, preprocess = CASES[name]
@@ -177,7 +184,7 @@ def make(out, name, seed):
     built = cls(**{key: value for key, value in model_cfg.items() if key != "custom_text"})
     randomise(built, seed)
     weights = "open_clip_pytorch_model.safetensors" if name == "longest" else "open_clip_model.safetensors"
-    save_file({key: value.contiguous() for key, value in built.state_dict().items()}, out / weights)
+    save(built, out / weights)
 
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{out}")
     model.eval()
@@ -212,7 +219,7 @@ def make(out, name, seed):
         for caption in captions:
             words = tokenizer.encode(caption)
             row = tokenizer([caption])[0].tolist()
-            ids.append(row[:min(len(words) + 2, len(row))])
+            ids.append(row if text.get("no_causal_mask") else row[:min(len(words) + 2, len(row))])
             whole.append(len(words) + 2)
     padded = tokenizer(captions)
     features = model.encode_text(padded, normalize=True)

@@ -159,11 +159,7 @@ fn read_text(section: &Section, quick: bool) -> Result<TextConfig, Error> {
     };
     let sight = match section.flag("no_causal_mask", false)? {
         false => Sight::Causal,
-        true if pooling == Pooling::Last => Sight::Full,
-        true => {
-            let what = "is true, which clipmill computes where pool_type is \"last\"";
-            return Err(section.problem("no_causal_mask", what));
-        }
+        true => Sight::Full,
     };
     Ok(TextConfig {
         tower: tower(section, (section.size("width", 512)?, heads), ("heads", quick))?,

@@ -1,5 +1,5 @@
 //! timm's image towers inside OpenCLIP's folders: the vision transformers of SigLIP, of the
-//! Perception Encoder, of EVA-02's CLIP and of MobileCLIP-B.
+//! Perception Encoder, of EVA-02's CLIP, of MobileCLIP-B and of MobileCLIP2-L.
 //!
 //! A folder gives such a tower's name and nothing else: what a name stands for is code of timm. Of
 //! each name that is known here stands what the weights do not tell; widths, layers and patches are
@@ -8,7 +8,7 @@
 
 use serde_json::Value;
 
-use self::Style::{Eva02, MobileClip, Perception, Siglip};
+use self::Style::{Clip, Eva02, MobileClip, Perception, Siglip};
 use super::section::Section;
 use super::{Part, Source};
 use crate::error::Error;
@@ -36,10 +36,12 @@ enum Style {
     Perception(i64, f32),
     Eva02,
     MobileClip,
+    /// CLIP's own.
+    Clip,
 }
 
 /// Name, heads, and what else is the name's affair.
-const TOWERS: [(&str, i64, Style); 25] = [
+const TOWERS: [(&str, i64, Style); 26] = [
     ("vit_base_patch16_siglip_224", 12, Siglip(Gelu)),
     ("vit_base_patch16_siglip_256", 12, Siglip(Gelu)),
     ("vit_base_patch16_siglip_384", 12, Siglip(Gelu)),
@@ -65,6 +67,7 @@ const TOWERS: [(&str, i64, Style); 25] = [
     ("eva02_large_patch14_clip_224", 16, Eva02),
     ("eva02_large_patch14_clip_336", 16, Eva02),
     ("vit_base_mci_224", 12, MobileClip),
+    ("vit_large_patch14_clip_224", 16, Clip),
 ];
 
 /// Whether a folder's `vision_cfg` names such a tower.
@@ -93,7 +96,7 @@ pub fn read(section: &Section, weights: &Weights) -> Result<(VisionConfig, Layou
         return Err(section.problem("image_size", &what));
     }
     let pooling = match style {
-        Eva02 | MobileClip => ImagePooling::ClassToken,
+        Eva02 | MobileClip | Clip => ImagePooling::ClassToken,
         Siglip(_) => ImagePooling::Attention { heads, mlp_width: sizes.pool_mlp(weights)? },
         Perception(..) => ImagePooling::Attention { heads: 8, mlp_width: sizes.pool_mlp(weights)? },
     };
@@ -102,7 +105,7 @@ pub fn read(section: &Section, weights: &Weights) -> Result<(VisionConfig, Layou
         image_size,
         patch_size: sizes.patch,
         patches: style.patches(sizes.hidden),
-        pre_norm: matches!(style, Perception(..)),
+        pre_norm: matches!(style, Perception(..) | Clip),
         class_token: pooling == ImagePooling::ClassToken || weights.has(&in_trunk("cls_token")),
         class_position: !matches!(style, MobileClip),
         rotary: style.rotary(),
@@ -116,7 +119,7 @@ impl Style {
     /// Refuses another `timm_pool` than the tower's own.
     fn check_pool(self, section: &Section) -> Result<(), Error> {
         let pool = match self {
-            Eva02 | MobileClip => "token",
+            Eva02 | MobileClip | Clip => "token",
             Siglip(_) | Perception(..) => "map",
         };
         match section.map.get("timm_pool").and_then(Value::as_str).unwrap_or("avg") {
@@ -132,14 +135,14 @@ impl Style {
     /// numbers.
     fn divisor(self, heads: i64) -> i64 {
         match self {
-            Siglip(_) | MobileClip => heads,
+            Siglip(_) | MobileClip | Clip => heads,
             Perception(..) | Eva02 => 4 * heads,
         }
     }
 
     fn rotary(self) -> Option<Rotary> {
         match self {
-            Siglip(_) | MobileClip => None,
+            Siglip(_) | MobileClip | Clip => None,
             Perception(trained_grid, first) => {
                 Some(Rotary { trained_grid, first, column_first: true })
             }
@@ -149,7 +152,7 @@ impl Style {
 
     fn patches(self, hidden: i64) -> PatchEmbedding {
         match self {
-            Perception(..) => PatchEmbedding::Product,
+            Perception(..) | Clip => PatchEmbedding::Product,
             Siglip(_) | Eva02 => PatchEmbedding::ProductAndBias,
             MobileClip => PatchEmbedding::Stem { hidden },
         }
@@ -224,7 +227,7 @@ impl Sizes {
         let (activation, layer_norm_eps, block) = match style {
             Siglip(activation) => (activation, 1e-6, BlockKind::PreNorm),
             MobileClip => (Gelu, 1e-6, BlockKind::PreNorm),
-            Perception(..) => (Gelu, 1e-5, BlockKind::PreNorm),
+            Perception(..) | Clip => (Gelu, 1e-5, BlockKind::PreNorm),
             Eva02 => (Activation::SwiGlu, 1e-6, BlockKind::InnerNorm),
         };
         TowerConfig { width, mlp_width, layers, heads, activation, layer_norm_eps, block }

@@ -23,7 +23,7 @@ use tch::{Device, Kind, TchError, Tensor, no_grad};
 use self::image::ImageTower;
 use self::loader::Loader;
 use self::text::{Packing, TextTower};
-use super::architecture::{Activation, Architecture, Pooling, TowerConfig};
+use super::architecture::{Activation, Architecture, TowerConfig};
 use super::device::{self, Placement};
 use super::distinct::Distinct;
 use super::family::{Keys, Names};
@@ -107,8 +107,7 @@ impl DualTowers {
         let config = &self.config.text;
         let Keys { context, vocab_size, .. } = self.about.keys;
         let most = config.context_length as usize;
-        // Padding is seen where the last token is read.
-        let least = if config.pooling == Pooling::Last { most } else { 1 };
+        let least = if config.sees_padding() { most } else { 1 };
         let misfits = |ids: &&Vec<i64>| !(least..=most).contains(&ids.len());
         if let Some(ids) = captions.ids.iter().find(misfits) {
             let n = ids.len();
@@ -164,8 +163,7 @@ impl DualEncoder for DualTowers {
     fn submit_text(&self, captions: &Captions) -> Result<Pending, Error> {
         let (tower, size) = self.text.as_ref().expect("asked only for towers that were loaded");
         self.check_captions(captions)?;
-        let Packing { sequences, of_caption } =
-            Packing::new(&captions.ids, self.config.text.pooling);
+        let Packing { sequences, of_caption } = Packing::new(&captions.ids, &self.config.text);
         let lens: Vec<usize> = sequences.iter().map(|ids| ids.len()).collect();
         let passes = size.run(&lens, |run| {
             no_grad(|| Download::start(&unit_length(&tower.forward(&sequences[run])?)?))
