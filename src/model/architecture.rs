@@ -3,10 +3,14 @@
 //! Families fill this in from their configuration (see `family`), the towers are built from it
 //! (see `tower`). Names of files, of keys and of tensors are not known here.
 
+pub mod fastvit;
+
+use self::fastvit::FastVitConfig;
+
 /// Both towers and the space that they share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
-    pub vision: VisionConfig,
+    pub vision: Vision,
     pub text: TextConfig,
     /// Length of an embedding.
     pub embedding_dim: i64,
@@ -14,7 +18,48 @@ pub struct Architecture {
     pub logit_bias: bool,
 }
 
-/// The image tower.
+/// The image tower, of one kind or the other.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Vision {
+    Transformer(VisionConfig),
+    FastVit(FastVitConfig),
+}
+
+impl Vision {
+    /// Side of the square input, in pixels.
+    pub fn image_size(&self) -> i64 {
+        match self {
+            Vision::Transformer(config) => config.image_size,
+            Vision::FastVit(config) => config.image_size,
+        }
+    }
+
+    /// Tokens of an image: without a transformer, places that the last layers tell apart.
+    pub fn tokens(&self) -> i64 {
+        match self {
+            Vision::Transformer(config) => config.tokens(),
+            Vision::FastVit(config) => config.grid() * config.grid(),
+        }
+    }
+
+    /// Length of the vector that is projected.
+    pub fn width(&self) -> i64 {
+        match self {
+            Vision::Transformer(config) => config.tower.width,
+            Vision::FastVit(config) => config.last.width,
+        }
+    }
+
+    /// What takes that vector into the shared space.
+    pub fn projection(&self) -> Projection {
+        match self {
+            Vision::Transformer(config) => config.projection,
+            Vision::FastVit(config) => config.projection,
+        }
+    }
+}
+
+/// A vision transformer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisionConfig {
     pub tower: TowerConfig,

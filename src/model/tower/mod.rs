@@ -6,7 +6,9 @@
 //! the affair of `files`.
 
 mod attend;
+mod batch_norm;
 mod block;
+mod fastvit;
 mod image;
 mod layers;
 mod loader;
@@ -15,16 +17,19 @@ mod pool;
 mod rotation;
 pub(super) mod tensors;
 mod text;
+mod work;
 
 use std::path::PathBuf;
 
-use tch::{Device, Kind, TchError, Tensor, no_grad};
+use tch::{Kind, TchError, Tensor, no_grad};
 
+use self::fastvit::FastVit;
 use self::image::ImageTower;
 use self::loader::Loader;
 use self::text::{Packing, TextTower};
-use super::architecture::{Activation, Architecture, TowerConfig};
-use super::device::{self, Placement};
+use self::work::{Work, pass_size};
+use super::architecture::{Architecture, Vision};
+use super::device::Placement;
 use super::distinct::Distinct;
 use super::family::{Keys, Names};
 use super::pending::{PassSize, Pending};
@@ -37,7 +42,7 @@ use crate::error::Error;
 /// The towers of a model, on their device.
 pub(super) struct DualTowers {
     /// Absent where it is not needed.
-    image: Option<(ImageTower, PassSize)>,
+    image: Option<(Image, PassSize)>,
     text: Option<(TextTower, PassSize)>,
     logit_scale: f32,
     logit_bias: Option<f32>,
@@ -72,15 +77,15 @@ impl DualTowers {
             };
             let logit_scale = number("logit_scale")?.exp() as f32;
             let logit_bias = config.logit_bias.then(|| number("logit_bias")).transpose()?;
-            let image = towers.image.then(|| ImageTower::load(&loader, &config.vision, scale));
+            let image = towers.image.then(|| Image::load(&loader, &config.vision, scale));
             let text = (towers.text || towers.states)
                 .then(|| TextTower::load(&loader, &config.text, towers.states));
             // Both are there before either asks how much memory is left.
             let (image, text) = (image.transpose()?, text.transpose()?);
-            let size = |tower| pass_size(placement, tower);
+            let size = |work| pass_size(placement, work);
             Ok(Self {
-                image: image.map(|tower| (tower, size(&config.vision.tower))),
-                text: text.map(|tower| (tower, size(&config.text.tower))),
+                image: image.map(|tower| (tower, size(Work::of_image(&config.vision)))),
+                text: text.map(|tower| (tower, size(Work::of_blocks(&config.text.tower)))),
                 logit_scale,
                 logit_bias: logit_bias.map(|bias| bias as f32),
                 config,
@@ -91,7 +96,7 @@ impl DualTowers {
     }
 
     fn check_pixels(&self, pixels: &Pixels) -> Result<usize, Error> {
-        let side = self.config.vision.image_size as usize;
+        let side = self.config.vision.image_size() as usize;
         if (pixels.height, pixels.width) != (side, side) && !pixels.rows.is_empty() {
             let found = format!("{}x{}", pixels.width, pixels.height);
             return Err(self.misfit(format!(
@@ -217,27 +222,31 @@ impl DualEncoder for DualTowers {
     }
 }
 
-/// How many tokens go through a tower at once.
-///
-/// On a CPU the widest activation stays under 12 MB, so that the allocator recycles it instead
-/// of asking the kernel for fresh pages. A GPU takes what half of its free memory holds: a block
-/// keeps about ten activations of its width and two of the perceptron's at a time.
-fn pass_size(placement: Placement, tower: &TowerConfig) -> PassSize {
-    /// Larger passes than this make no GPU faster.
-    const MOST: usize = 1 << 17;
-    /// Where the driver does not say.
-    const UNKNOWN: usize = 1 << 15;
-    // A gate is as wide as what it opens for.
-    let gates = 1 + usize::from(tower.activation == Activation::SwiGlu);
-    let (width, mlp) = (tower.width as usize, gates * tower.mlp_width as usize);
-    let token_bytes = (10 * width + 2 * mlp) * placement.kind.elt_size_in_bytes();
-    PassSize::new(match placement.device {
-        Device::Cuda(index) => match device::free_memory(index) {
-            Some(free) => (free as usize / 2 / token_bytes).min(MOST),
-            None => UNKNOWN,
-        },
-        _ => (12 << 20) / (mlp * 4),
-    })
+/// The image tower, of one kind or the other.
+enum Image {
+    Transformer(Box<ImageTower>),
+    FastVit(Box<FastVit>),
+}
+
+impl Image {
+    fn load(loader: &Loader, config: &Vision, scale: PixelScale) -> Result<Self, Error> {
+        match config {
+            Vision::Transformer(config) => {
+                Ok(Self::Transformer(Box::new(ImageTower::load(loader, config, scale)?)))
+            }
+            Vision::FastVit(config) => {
+                Ok(Self::FastVit(Box::new(FastVit::load(loader, config, scale)?)))
+            }
+        }
+    }
+
+    /// u8 `[n, side, side, 3]` on the device -> f32 `[n, embedding]`, not of unit length yet.
+    fn forward(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Transformer(tower) => tower.forward(pixels),
+            Self::FastVit(tower) => tower.forward(pixels),
+        }
+    }
 }
 
 /// Where the embeddings of distinct images or captions belong.
