@@ -53,7 +53,7 @@ impl FastVit {
             scale: per_channel(scale, loader.placement).map_err(torch)?,
             first: Convolution::new(loader, &first, (3, 2), Kind::Float)?,
             second: Convolution::new(loader, &second, (config.stem.width, 2), kind)?,
-            third: Pointwise::new(loader, &third)?,
+            third: Pointwise::new(loader, third)?,
             stages,
             last: Convolution::new(loader, &last, (before, 1), kind)?,
             excite: SqueezeExcite::load(loader, tensors::EXCITE)?,

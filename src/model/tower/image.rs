@@ -1,4 +1,4 @@
-//! The image tower: u8 pixels to embeddings.
+//! The vision transformers: u8 pixels to embeddings.
 //!
 //! How patches of pixels become vectors is the affair of `patches`. Formulas: `CLIPVisionModel` of
 //! transformers' modeling_clip.py and `SiglipVisionModel` of its modeling_siglip.py, `Eva` of

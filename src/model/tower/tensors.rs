@@ -1,8 +1,8 @@
 //! Every tensor that the towers are made of, by name and shape.
 //!
-//! The names are those of the modules in transformers' modeling_clip.py, for all families; what a
-//! family's weights call them is known in `family`. A pooling head's attention, layer norm and
-//! perceptron are called as a block's are.
+//! The names are those of the modules in transformers' modeling_clip.py, for all families (but see
+//! `fastvit`); what a family's weights call them is known in `family`. A pooling head's attention,
+//! layer norm and perceptron are called as a block's are.
 
 use super::fastvit::tensors::expected as fastvit;
 use crate::model::architecture::{

@@ -61,7 +61,7 @@ fn check_widths(config: &FastVitConfig) -> Result<(), String> {
         let Stage { width, mixer, downsample, .. } = *stage;
         let fits = match downsample {
             Some(_) => is_multiple(width, before),
-            None => width == before,
+            None => width == before && width >= 1,
         };
         match mixer {
             _ if !fits => {

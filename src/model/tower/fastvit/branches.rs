@@ -97,36 +97,21 @@ impl Branches {
 
     /// Loads and folds all branches.
     pub fn load(&self, loader: &Loader) -> Result<Kernel, Error> {
-        let options = (Kind::Double, Device::Cpu);
         let shape = [self.channels[1], self.seen(), self.side, self.side];
-        let zeros = |shape: &[i64]| Tensor::f_zeros(shape, options).map_err(torch);
-        let mut weight = zeros(&shape)?;
-        let mut bias = zeros(&shape[..1])?;
-        let mut name = format!("{}.identity.weight", self.name);
-        for (branch, side) in &self.convolutions {
+        let name = format!("{}.identity.weight", self.name);
+        let mut kernel = Kernel::zeros(name, &shape).map_err(torch)?;
+        for (branch, _) in &self.convolutions {
             let branch = format!("{}.{branch}", self.name);
-            name = format!("{branch}.conv.weight");
+            kernel.name = format!("{branch}.conv.weight");
             let norm = BatchNorm::load(loader, &format!("{branch}.bn"))?;
-            let convolution = [loader.tensor_f64(&name)?, zeros(&shape[..1])?];
-            let mut add = || {
-                let [one, shift] = norm.after(&convolution)?;
-                weight = weight.f_add(&one.f_constant_pad_nd([(self.side - side) / 2; 4])?)?;
-                bias = bias.f_add(&shift)?;
-                Ok(())
-            };
-            add().map_err(torch)?;
+            kernel.add(&loader.tensor_f64(&kernel.name)?, &norm).map_err(torch)?;
         }
         if self.identity {
             let norm = BatchNorm::load(loader, &format!("{}.identity", self.name))?;
-            let mut add = || {
-                let scale = norm.scale.f_view([-1, 1, 1, 1])?;
-                weight = weight.f_add(&unchanged(shape)?.f_mul(&scale)?)?;
-                bias = bias.f_add(&norm.shift)?;
-                Ok(())
-            };
-            add().map_err(torch)?;
+            let add = unchanged(shape).and_then(|one| kernel.add(&one, &norm));
+            add.map_err(torch)?;
         }
-        Ok(Kernel { name, weight, bias })
+        Ok(kernel)
     }
 }
 
@@ -138,6 +123,22 @@ pub(super) struct Kernel {
     pub weight: Tensor,
     /// f64 `[out]`.
     pub bias: Tensor,
+}
+
+impl Kernel {
+    fn zeros(name: String, shape: &[i64]) -> Result<Self, TchError> {
+        let zeros = |shape: &[i64]| Tensor::f_zeros(shape, (Kind::Double, Device::Cpu));
+        Ok(Self { name, weight: zeros(shape)?, bias: zeros(&shape[..1])? })
+    }
+
+    /// Adds a kernel, which may be smaller, and the batch norm after it.
+    fn add(&mut self, weight: &Tensor, norm: &BatchNorm) -> Result<(), TchError> {
+        let around = (self.weight.size()[3] - weight.size()[3]) / 2;
+        let scaled = weight.f_mul(&norm.scale.f_view([-1, 1, 1, 1])?)?;
+        self.weight = self.weight.f_add(&scaled.f_constant_pad_nd([around; 4])?)?;
+        self.bias = self.bias.f_add(&norm.shift)?;
+        Ok(())
+    }
 }
 
 /// The kernel, f64 of this shape, that changes nothing.

@@ -84,7 +84,7 @@ impl Halving {
         Ok(Self {
             large: Convolution::new(loader, &kernel, (channels[0], 2), map_kind(loader.placement))?,
             excite: excite.transpose()?,
-            point: Pointwise::new(loader, &pointwise)?,
+            point: Pointwise::new(loader, pointwise)?,
         })
     }
 
@@ -136,8 +136,7 @@ impl Block {
         };
         let kernel = Branches::before_mlp(&format!("{name}.mlp"), width).load(loader)?;
         let up = format!("{name}.mlp.fc1");
-        let parts = product(loader, &up)?;
-        let parts = rounded(&parts).map_err(torch)?;
+        let parts = rounded(&product(loader, &up)?).map_err(torch)?;
         Ok(Self {
             mixer,
             before_mlp: Convolution::new(loader, &kernel, (width, 1), kind)?,
