@@ -62,8 +62,9 @@ impl About {
                                 crop (offset rounded)",
                 captions: "text mended as ftfy does, but for wrong encodings, then \
                            `SimpleTokenizer` (BPE, lower case; zeros up to the context where the \
-                           tower sees them), or `HFTokenizer` (tokenizer.json, case and punctuation as tokenizer_kwargs says; padded to the context but \
-                           for XLM-RoBERTa)",
+                           tower sees them), or `HFTokenizer` (tokenizer.json, case and \
+                           punctuation as tokenizer_kwargs says; padded to the context but for \
+                           XLM-RoBERTa)",
             },
         }
     }

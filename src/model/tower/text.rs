@@ -1,10 +1,11 @@
 //! The text tower: token ids to embeddings.
 //!
 //! A caption is cut at the position that is read where sight is causal: later tokens cannot change
-//! it. Where all tokens are seen, so is what fills a caption up. Equal captions are encoded once, sorted by length and packed without padding, which BERT's
-//! towers are told to look away from. Formulas: `CLIPTextModel` of transformers' modeling_clip.py,
-//! `SiglipTextModel` of its modeling_siglip.py and `BertModel` of its modeling_bert.py. Tokenizing
-//! is done before (see the crate's `text`).
+//! it. Where all tokens are seen, so is what fills a caption up, but not by BERT's towers, which are
+//! told to look away from it. Equal captions are encoded once, sorted by length and packed without padding.
+//! Formulas: `CLIPTextModel` of transformers' modeling_clip.py, `SiglipTextModel` of its
+//! modeling_siglip.py, `BertModel` of its modeling_bert.py and `TextTransformer` of open_clip's
+//! transformer.py. Tokenizing is done before (see the crate's `text`).
 
 use std::collections::HashMap;
 

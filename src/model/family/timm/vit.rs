@@ -1,5 +1,5 @@
-//! timm's vision transformers inside OpenCLIP's folders: those of SigLIP, of the Perception Encoder,
-//! of EVA-02's CLIP, of MobileCLIP-B and of MobileCLIP2-L.
+//! timm's vision transformers inside OpenCLIP's folders: those of SigLIP, of the Perception
+//! Encoder, of EVA-02's CLIP, of MobileCLIP-B and of MobileCLIP2-L.
 //!
 //! Widths, layers and patches are read off the weights' shapes. Facts: vision_transformer.py,
 //! vision_transformer_hybrid.py and eva.py of timm 1.0.
