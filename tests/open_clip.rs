@@ -6,6 +6,7 @@
 mod common;
 
 use clipmill::images::Preprocess;
+use clipmill::model::ModelFiles;
 use clipmill::spec::{CaptionSpec, Family, ModelSpec, PreprocessSpec};
 use clipmill::text::Tokenizer;
 use common::family::{F32, Folder};
@@ -24,9 +25,12 @@ fn openclips_folders_agree_with_open_clip() {
         let folder = folder(name);
         folder.agrees(300, folder.expected.captions.len());
     }
-    for name in ["pe", "pe_bare", "eva02", "mobile", "siglip", "siglip2", "xlm_cls"] {
+    let names =
+        ["pe", "pe_bare", "eva02", "mobile", "mobile2", "mci0", "mci3", "siglip", "siglip2"];
+    for name in names.into_iter().chain(["xlm_cls"]) {
         folder(name).agrees(100, 20);
     }
+    folder("mci0").neighbours_do_not_matter();
     let one = folder("quick_gelu");
     common::scores_and_searches("open_clip", &one.dir);
     what_is_wrong_is_seen(&one);
@@ -63,6 +67,17 @@ fn wrong_towers_of_timm_are_seen(folder: &dyn Fn(&str) -> Folder) {
     siglip.refuses(CONFIG, vision("timm_model_name", "resnet50"), "of timm's towers clipmill");
     siglip.refuses(CONFIG, vision("timm_pool", "avg"), "timm_pool is \"avg\"");
     siglip.refuses(CONFIG, vision("timm_proj", "mlp"), "timm_proj is \"mlp\"");
+    let mci0 = folder("mci0");
+    mci0.refuses(CONFIG, vision("timm_pool", "token"), "clipmill computes this tower with \"avg\"");
+    mci0.refuses(CONFIG, vision("timm_proj", "linear"), "visual.head.proj.weight\" is missing");
+    mci0.refuses(CONFIG, vision("timm_model_name", "fastvit_sa12"), "of timm's towers clipmill");
+    let folded = ModelSpec::new(Family::OpenClip, format!("{}_folded", mci0.dir.display()));
+    let error = ModelFiles::open(&folded).unwrap_err().to_string();
+    assert!(error.contains("branches were folded (reparam_conv)"), "{error}");
+    let shown = common::clipmill(["models", mci0.dir.to_str().unwrap(), "--json"]).ok().stdout;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let mixers = "convolution, convolution, convolution, attention of 2 heads";
+    assert_eq!(shown["image_tower"]["mixers"], mixers);
     siglip.refuses(CONFIG, vision("image_size", 7), "image_size is 7, and a patch has 8");
     siglip.refuses(CONFIG, |c| c["model_cfg"]["embed_dim"] = 24.into(), "embed_dim is 24");
     let class = |config: &mut Value| config["tokenizer_class"] = "BertTokenizer".into();
@@ -122,7 +137,7 @@ fn what_is_not_supported_is_refused(folder: &Folder) {
         (|c| c["vision_cfg"]["layers"] = json!([3, 4, 6, 3]), "not ResNets"),
         (|c| c["vision_cfg"]["ls_init_value"] = 0.1.into(), "vision_cfg.ls_init_value is 0.1"),
         (|c| c["text_cfg"]["hf_model_name"] = "xlm".into(), "text_cfg.hf_model_name is \"xlm\""),
-        (|c| c["text_cfg"]["no_causal_mask"] = true.into(), "text_cfg.no_causal_mask is true"),
+        (|c| c["text_cfg"]["pool_type"] = "first".into(), "text_cfg.pool_type is \"first\""),
         (|c| c["text_cfg"]["heads"] = 5.into(), "text_cfg.heads makes 5 heads"),
         (|c| c["custom_text"] = true.into(), "is missing"),
     ];

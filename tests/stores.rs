@@ -288,8 +288,9 @@ fn commands_work_on_what_is_in_a_store() {
     assert!(said(&["inspect", OUT]).contains("similarity"));
     let hits = |said: &str| {
         let said: Value = serde_json::from_str(said).expect("JSON");
-        assert!(said["hits"].as_array().is_some_and(|hits| hits.len() == 2), "{said}");
-        said["hits"].clone()
+        let hits = said["queries"][0]["hits"].clone();
+        assert!(hits.as_array().is_some_and(|hits| hits.len() == 2), "{said}");
+        hits
     };
     let like = ["--like", "3", "--top", "2", "--json"];
     let here = clipmill([&["search", local.as_str()], &like[..]].concat()).ok().stdout;

@@ -11,7 +11,7 @@ use std::path::Path;
 use clipmill::batch::PixelScale;
 use clipmill::digest;
 use clipmill::error::Error;
-use clipmill::model::architecture::{Activation, Pooling};
+use clipmill::model::architecture::{Activation, Pooling, Vision};
 use clipmill::model::device::Placement;
 use clipmill::model::family;
 use clipmill::model::{ModelFiles, Towers};
@@ -285,12 +285,14 @@ fn sparse_configurations_take_the_defaults() {
         std::fs::write(dir.path().join("config.json"), json.to_string()).unwrap();
         family::architecture(&ModelSpec::new(Family::Clip, dir.path())).unwrap()
     };
+    let transformer = |vision: &Vision| match vision {
+        Vision::Transformer(config) => config.clone(),
+        Vision::FastVit(_) => panic!("CLIP's image tower is a transformer"),
+    };
     let b32 = write(json!({"model_type": "clip"}));
-    assert_eq!(
-        (b32.vision.tower.width, b32.vision.tower.layers, b32.vision.tower.heads),
-        (768, 12, 12)
-    );
-    assert_eq!((b32.vision.image_size, b32.vision.patch_size, b32.vision.tokens()), (224, 32, 50));
+    let vision = transformer(&b32.vision);
+    assert_eq!((vision.tower.width, vision.tower.layers, vision.tower.heads), (768, 12, 12));
+    assert_eq!((vision.image_size, vision.patch_size, vision.tokens()), (224, 32, 50));
     assert_eq!(
         (b32.text.tower.width, b32.text.vocab_size, b32.text.context_length),
         (512, 49408, 77)
@@ -306,7 +308,8 @@ fn sparse_configurations_take_the_defaults() {
     }));
     assert_eq!((old.text.tower.width, old.text.pooling), (512, Pooling::HighestId));
     assert_eq!(old.text.tower.activation, Activation::Gelu);
-    assert_eq!((old.vision.tower.activation, old.vision.tokens()), (Activation::QuickGelu, 577));
+    let vision = transformer(&old.vision);
+    assert_eq!((vision.tower.activation, vision.tokens()), (Activation::QuickGelu, 577));
 }
 
 #[test]

@@ -11,7 +11,8 @@ use crate::error::Error;
 use crate::hub::Hub;
 use crate::images::Preprocess;
 use crate::model::ModelFiles;
-use crate::model::architecture::{ImagePooling, Pooling, Sight, TowerConfig};
+use crate::model::architecture::fastvit::{FastVitConfig, Mixer, Stage};
+use crate::model::architecture::{ImagePooling, Pooling, Sight, TowerConfig, Vision, VisionConfig};
 use crate::spec::{CaptionSpec, Family, ModelPlace, PreprocessSpec};
 use crate::text::Tokenizer;
 
@@ -58,15 +59,16 @@ impl About {
                            says otherwise",
             },
             Family::OpenClip => Self {
-                folder: "OpenCLIP's own, with its own ViT or timm's of SigLIP, PE, \
-                         EVA-02 or MobileCLIP-B, its own text tower or XLM-RoBERTa: open_clip_config.json, open_clip_model.safetensors, \
-                         tokenizer.json",
+                folder: "OpenCLIP's own, with its own ViT or timm's of SigLIP, PE, EVA-02, \
+                         MobileCLIP or MobileCLIP2, its own text tower or XLM-RoBERTa: \
+                         open_clip_config.json, open_clip_model.safetensors, tokenizer.json",
                 preprocessing: "`image_transform`: shortest side, longest side or squash; centre \
                                 crop (offset rounded)",
                 captions: "text mended as ftfy does, but for wrong encodings, then \
-                           `SimpleTokenizer` (BPE, lower case), or `HFTokenizer` (tokenizer.json, \
-                           case and punctuation as tokenizer_kwargs says; padded to the context but \
-                           for XLM-RoBERTa)",
+                           `SimpleTokenizer` (BPE, lower case; zeros up to the context where the \
+                           tower sees them), or `HFTokenizer` (tokenizer.json, case and \
+                           punctuation as tokenizer_kwargs says; padded to the context but for \
+                           XLM-RoBERTa)",
             },
         }
     }
@@ -104,24 +106,14 @@ fn one(place: &ModelPlace, as_json: bool) -> Result<(), Error> {
     let tokenizer = Tokenizer::of(&spec, files.context_length(), &CaptionSpec::default())?;
     let (vision, text) = (&architecture.vision, &architecture.text);
     let pixels: Value = serde_json::from_str(&preprocess.describe()).unwrap_or_default();
-    let (side, tokens) = match preprocess.shape() {
-        ImageShape::Whole { .. } => (Some(vision.image_size), vision.tokens()),
-        ImageShape::Patches { most, .. } => (None, most as i64),
-    };
     let found = json!({
         "family": spec.family(),
         "dir": spec.dir,
         "parameters": files.n_parameters(),
         "embedding_dim": architecture.embedding_dim,
-        "image_tower": {
-            "side": side,
-            "patch": vision.patch_size,
-            "tokens": tokens,
-            "blocks": tower(&vision.tower),
-            "pooling": match vision.pooling {
-                ImagePooling::ClassToken => "class token",
-                ImagePooling::Attention { .. } => "attention",
-            },
+        "image_tower": match vision {
+            Vision::Transformer(config) => transformer(config, preprocess.shape()),
+            Vision::FastVit(config) => fastvit(config),
         },
         "text_tower": {
             "context": text.context_length,
@@ -148,6 +140,39 @@ fn one(place: &ModelPlace, as_json: bool) -> Result<(), Error> {
         true => table::print(&format!("{found}\n")),
         false => table::print(&format!("{}\n", table::table(&[], rows(&found, ""), &[]))),
     }
+}
+
+fn transformer(vision: &VisionConfig, shape: ImageShape) -> Value {
+    let (side, tokens) = match shape {
+        ImageShape::Whole { .. } => (json!(vision.image_size), vision.tokens()),
+        ImageShape::Patches { most, .. } => (json!("the image's own"), most as i64),
+    };
+    json!({
+        "side": side,
+        "patch": vision.patch_size,
+        "tokens": tokens,
+        "blocks": tower(&vision.tower),
+        "pooling": match vision.pooling {
+            ImagePooling::ClassToken => "class token",
+            ImagePooling::Attention { .. } => "attention",
+        },
+    })
+}
+
+fn fastvit(vision: &FastVitConfig) -> Value {
+    let list =
+        |of: fn(&Stage) -> String| vision.stages.iter().map(of).collect::<Vec<_>>().join(", ");
+    json!({
+        "side": vision.image_size,
+        "grid": vision.grid(),
+        "blocks": list(|stage| stage.blocks.to_string()),
+        "widths": list(|stage| stage.width.to_string()),
+        "mixers": list(|stage| match stage.mixer {
+            Mixer::Convolution => "convolution".to_owned(),
+            Mixer::Attention { heads, .. } => format!("attention of {heads} heads"),
+        }),
+        "pooling": "mean",
+    })
 }
 
 fn tower(tower: &TowerConfig) -> Value {

@@ -3,12 +3,15 @@
 //! Families fill this in from their configuration (see `family`), the towers are built from it
 //! (see `tower`). Names of files, of keys and of tensors are not known here.
 
+pub mod fastvit;
+
+use self::fastvit::FastVitConfig;
 use crate::batch::ImageShape;
 
 /// Both towers and the space that they share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
-    pub vision: VisionConfig,
+    pub vision: Vision,
     pub text: TextConfig,
     /// Length of an embedding.
     pub embedding_dim: i64,
@@ -16,7 +19,56 @@ pub struct Architecture {
     pub logit_bias: bool,
 }
 
-/// The image tower.
+/// The image tower, of one kind or the other.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Vision {
+    Transformer(VisionConfig),
+    FastVit(FastVitConfig),
+}
+
+impl Vision {
+    /// Whether the tower takes images of that shape.
+    pub fn takes(&self, shape: ImageShape) -> bool {
+        match self {
+            Vision::Transformer(config) => config.takes(shape),
+            Vision::FastVit(config) => shape == ImageShape::square(config.image_size as usize),
+        }
+    }
+
+    /// What the tower takes, in words.
+    pub fn input(&self) -> String {
+        match self {
+            Vision::Transformer(config) => config.input(),
+            Vision::FastVit(config) => format!("{0}x{0}", config.image_size),
+        }
+    }
+
+    /// Tokens of an image: without a transformer, places that the last layers tell apart.
+    pub fn tokens(&self) -> i64 {
+        match self {
+            Vision::Transformer(config) => config.tokens(),
+            Vision::FastVit(config) => config.grid() * config.grid(),
+        }
+    }
+
+    /// Length of the vector that is projected.
+    pub fn width(&self) -> i64 {
+        match self {
+            Vision::Transformer(config) => config.tower.width,
+            Vision::FastVit(config) => config.last.width,
+        }
+    }
+
+    /// What takes that vector into the shared space.
+    pub fn projection(&self) -> Projection {
+        match self {
+            Vision::Transformer(config) => config.projection,
+            Vision::FastVit(config) => config.projection,
+        }
+    }
+}
+
+/// A vision transformer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisionConfig {
     pub tower: TowerConfig,
@@ -127,6 +179,14 @@ pub struct TextConfig {
     pub pooling: Pooling,
     pub sight: Sight,
     pub projection: Projection,
+}
+
+impl TextConfig {
+    /// Whether what fills a caption up decides its embedding too.
+    pub fn sees_padding(&self) -> bool {
+        let told = matches!(self.embedding, TokenEmbedding::Bert { .. });
+        self.pooling == Pooling::Last || (self.sight == Sight::Full && !told)
+    }
 }
 
 /// What a token's own vector is added to, before the first block.

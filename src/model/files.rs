@@ -32,7 +32,7 @@ impl ModelFiles {
     pub fn open(spec: &ModelSpec) -> Result<Self, Error> {
         let Described { architecture, names } = family::describe(spec)?;
         let weights = Weights::open(spec.dir(), spec.family().weights_files())?;
-        weights.check(&names.in_files(&tensors::expected(&architecture)), &tensors::BUFFERS)?;
+        weights.check(&names.in_files(&tensors::expected(&architecture)), tensors::is_buffer)?;
         Ok(Self { spec: spec.clone(), architecture, names, weights })
     }
 

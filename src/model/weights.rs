@@ -149,11 +149,11 @@ impl Weights {
 
     /// Compares names and shapes with what the architecture has, both ways.
     ///
-    /// `ignored` names buffers that old exports carry and that are computed, not learned.
+    /// `ignored` says which others may be there: buffers that are computed, not learned.
     ///
     /// # Errors
     /// `Tensor` naming the first that is missing, too many, misshapen or of an unusable type.
-    pub fn check(&self, expected: &[Expected], ignored: &[&str]) -> Result<(), Error> {
+    pub fn check(&self, expected: &[Expected], ignored: fn(&str) -> bool) -> Result<(), Error> {
         for wanted in expected {
             let (file, info) = self.find(&wanted.name)?;
             if info.shape.iter().map(|&side| side as i64).ne(wanted.shape.iter().copied()) {
@@ -166,8 +166,7 @@ impl Weights {
             file.kind(&wanted.name, info)?;
         }
         let known = |name: &str| expected.iter().any(|wanted| wanted.name == name);
-        let extra =
-            self.tensors.iter().find(|(name, _)| !known(name) && !ignored.contains(&name.as_str()));
+        let extra = self.tensors.iter().find(|(name, _)| !known(name) && !ignored(name));
         match extra {
             Some((name, &file)) => {
                 let problem = format!("is not part of the model that {} describes", self.config);

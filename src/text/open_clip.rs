@@ -41,6 +41,8 @@ struct TextConfig {
     tokenizer_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
     #[serde(default)]
     pool_type: Option<String>,
+    #[serde(default)]
+    no_causal_mask: Option<bool>,
 }
 
 /// Reads the folder's vocabulary and the cleaning that its configuration asks for.
@@ -74,10 +76,11 @@ pub(super) fn rules(dir: &Path, spec: &CaptionSpec) -> Result<Rules, Error> {
         true => of_hugging_face(dir, clean)?,
         false => {
             let rules = clip::rules(dir, spec, clip::Normalize::Not)?;
-            match text_cfg.pool_type.as_deref() {
-                // The last position is read, and `SimpleTokenizer` fills up with zeros.
-                Some("last") => Rules { clean, pad: 0, fill: Some(Side::Right), ..rules },
-                _ => Rules { clean, ..rules },
+            let last = text_cfg.pool_type.as_deref() == Some("last");
+            match last || text_cfg.no_causal_mask == Some(true) {
+                // Padding is read or seen, and `SimpleTokenizer` fills up with zeros.
+                true => Rules { clean, pad: 0, fill: Some(Side::Right), ..rules },
+                false => Rules { clean, ..rules },
             }
         }
     };

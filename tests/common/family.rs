@@ -121,6 +121,21 @@ impl Folder {
         apart
     }
 
+    /// Makes sure that an image alone has the embedding that it has among others.
+    pub fn neighbours_do_not_matter(&self) {
+        let scale = Preprocess::of(&self.spec, &PreprocessSpec::default()).unwrap().scale();
+        let model = self.files().load(Towers::BOTH, scale, F32).unwrap();
+        let pixels = self.pixels_of(&self.spec);
+        let together = model.encode_image(&pixels).unwrap();
+        for (slot, data) in pixels.data.chunks_exact(pixels.shape.n_bytes()).enumerate() {
+            let grids = pixels.grid(slot).into_iter().collect();
+            let rows = vec![slot as u32];
+            let alone = Pixels { data: data.to_vec(), shape: pixels.shape, grids, rows };
+            let alone = model.encode_image(&alone).unwrap();
+            assert!(most_apart(alone.slot(0), together.slot(slot)) < 1e-5, "image {slot}");
+        }
+    }
+
     /// Makes sure of ids, pixels and embeddings: of more than `least` captions, where at most `empty`
     /// have no token.
     pub fn agrees(&self, least: usize, empty: usize) {

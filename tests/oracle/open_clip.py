@@ -12,6 +12,7 @@ Towers of timm are timm's own under their names, but smaller in what TIMM says.
 import gzip
 import json
 import random
+import shutil
 import sys
 import unicodedata
 from pathlib import Path
@@ -29,6 +30,7 @@ import open_clip  # noqa: E402
 from open_clip.tokenizer import default_bpe  # noqa: E402
 
 from timm.models import _registry as registry, vision_transformer_hybrid as hybrid  # noqa: E402
+from timm.utils.model import reparameterize_model  # noqa: E402
 from transformers import GemmaTokenizer, T5Tokenizer, XLMRobertaConfig, XLMRobertaTokenizer  # noqa: E402
 
 from pictures import write_images  # noqa: E402
@@ -73,6 +75,13 @@ CASES |= {
               dict(interpolation="bicubic")),
     "mobile": (CUSTOM, dict(timm_model_name="vit_base_mci_224", timm_pool="token", timm_proj=None), {},
                dict(mean=[0.0] * 3, std=[1.0] * 3, interpolation="bilinear")),
+    "mobile2": (CUSTOM, dict(timm_model_name="vit_large_patch14_clip_224", timm_pool="token", timm_proj=None),
+                dict(no_causal_mask=True), dict(interpolation="bicubic")),
+    # Sides of maps are odd in one and even in the other, and only one has pixels whose zero is not black.
+    "mci0": (CUSTOM, dict(timm_model_name="fastvit_mci0", timm_pool="avg", timm_proj=None, image_size=90),
+             dict(no_causal_mask=True), dict(mean=[0.0] * 3, std=[1.0] * 3, interpolation="bilinear")),
+    "mci3": (CUSTOM, dict(timm_model_name="fastvit_mci3", timm_pool="avg", timm_proj="linear", image_size=96),
+             {}, dict(interpolation="bilinear")),
 }
 
 # The same with a text tower of Hugging Face, of the image towers above.
@@ -93,13 +102,16 @@ TIMM = {
     "vit_pe_core_gigantic_patch14_448": dict(embed_dim=128, patch_size=7, mlp_ratio=2),
     "eva02_base_patch16_clip_224": dict(embed_dim=96, patch_size=8),
     "vit_base_mci_224": dict(embed_dim=48),
+    "vit_large_patch14_clip_224": dict(embed_dim=64, patch_size=8),
+    "fastvit_mci0": dict(layers=(1, 2, 1, 2), embed_dims=(16, 32, 32, 64)),
+    "fastvit_mci3": dict(layers=(1, 1, 1, 1, 2), embed_dims=(16, 16, 32, 32, 96)),
 }
 STEM = hybrid.ConvStem
 
 
 def shrink(name, sizes):
     whole = registry._model_entrypoints[name]
-    sizes = dict(img_size=32, depth=3, **sizes)
+    sizes = sizes if name.startswith("fastvit") else dict(img_size=32, depth=3, **sizes)
     registry._model_entrypoints[name] = lambda pretrained=False, **kwargs: whole(pretrained, **sizes | kwargs)
 
 
@@ -141,10 +153,12 @@ def randomise(model, seed):
         if name in ("logit_scale", "logit_bias"):
             continue
         values = torch.randn(weight.shape, generator=generator)
-        if any(part.startswith(("ln_", "norm", "LayerNorm", "bn")) for part in name.split(".")) and name.endswith("weight"):
+        if any(part.startswith(("ln_", "norm", "LayerNorm", "bn", "identity")) for part in name.split(".")) and name.endswith("weight"):
             weight.data = 1 + 0.2 * values
         elif name.endswith("bias"):
             weight.data = 0.3 * values
+        elif name.endswith("gamma"):
+            weight.data = 0.5 * values
         elif "embedding" in name or name.endswith(("pos_embed", "cls_token", "latent")):
             weight.data = 0.5 * values
         elif name.endswith("proj") or name.endswith("text_projection"):
@@ -157,6 +171,32 @@ def randomise(model, seed):
         if "running" in name:
             values = torch.randn(buffer.shape, generator=generator)
             buffer.copy_(0.3 * values if name.endswith("mean") else 0.5 + values.abs())
+
+
+def settle(tower, side):
+    """Gives batch norms the statistics of what they see: without them what is large grows from block to block."""
+    for module in tower.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    tower.train()(torch.rand(16, 3, side, side, generator=torch.Generator().manual_seed(side)))
+
+
+def save(model, path):
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+
+
+def write_folded(model, out):
+    """The same folder with weights whose branches timm has folded, which open_clip does not load."""
+    folded = Path(f"{out}_folded")
+    shutil.copytree(out, folded)
+    model.visual.trunk = reparameterize_model(model.visual.trunk)
+    save(model, folded / "open_clip_model.safetensors")
+    try:
+        open_clip.create_model(f"local-dir:{folded}")
+    except RuntimeError as error:
+        assert "reparam_conv" in str(error), error
+    else:
+        raise AssertionError("open_clip loads folded weights")
 
 
 @torch.no_grad()
@@ -176,8 +216,12 @@ def make(out, name, seed):
     cls = open_clip.CustomTextCLIP if extra.get("custom_text") or hugging_face else open_clip.CLIP
     built = cls(**{key: value for key, value in model_cfg.items() if key != "custom_text"})
     randomise(built, seed)
+    if "fastvit" in vision.get("timm_model_name", ""):
+        settle(built.visual.trunk, vision["image_size"])
     weights = "open_clip_pytorch_model.safetensors" if name == "longest" else "open_clip_model.safetensors"
-    save_file({key: value.contiguous() for key, value in built.state_dict().items()}, out / weights)
+    save(built, out / weights)
+    if name == "mci0":
+        write_folded(built.eval(), out)
 
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{out}")
     model.eval()
@@ -212,7 +256,7 @@ def make(out, name, seed):
         for caption in captions:
             words = tokenizer.encode(caption)
             row = tokenizer([caption])[0].tolist()
-            ids.append(row[:min(len(words) + 2, len(row))])
+            ids.append(row if text.get("no_causal_mask") else row[:min(len(words) + 2, len(row))])
             whole.append(len(words) + 2)
     padded = tokenizer(captions)
     features = model.encode_text(padded, normalize=True)

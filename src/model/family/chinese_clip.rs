@@ -12,7 +12,7 @@ use super::{Source, bert, clip};
 use crate::error::Error;
 use crate::model::architecture::{
     Activation, Architecture, BlockKind, Pooling, Projection, Sight, TextConfig, TokenEmbedding,
-    TowerConfig,
+    TowerConfig, Vision,
 };
 
 /// Reads config.json.
@@ -23,7 +23,7 @@ pub fn read(dir: &Path) -> Result<Architecture, Error> {
     let root = Section::read(dir, super::CONFIG)?;
     root.check_model_type("chinese_clip", "ChineseCLIPModel")?;
     Ok(Architecture {
-        vision: clip::vision(&clip::tower(&root, "vision_config")?)?,
+        vision: Vision::Transformer(clip::vision(&clip::tower(&root, "vision_config")?)?),
         text: text(&clip::tower(&root, "text_config")?)?,
         embedding_dim: root.size("projection_dim", 512)?,
         logit_bias: false,

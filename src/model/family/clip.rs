@@ -11,7 +11,7 @@ use super::section::Section;
 use crate::error::Error;
 use crate::model::architecture::{
     Activation, Architecture, BlockKind, ImagePooling, PatchEmbedding, Pooling, Projection, Sight,
-    TextConfig, TokenEmbedding, TowerConfig, VisionConfig,
+    TextConfig, TokenEmbedding, TowerConfig, Vision, VisionConfig,
 };
 
 /// Reads config.json.
@@ -22,7 +22,7 @@ pub fn read(dir: &Path) -> Result<Architecture, Error> {
     let root = Section::read(dir, super::CONFIG)?;
     root.check_model_type("clip", "CLIPModel")?;
     Ok(Architecture {
-        vision: vision(&tower(&root, "vision_config")?)?,
+        vision: Vision::Transformer(vision(&tower(&root, "vision_config")?)?),
         text: text(&tower(&root, "text_config")?)?,
         embedding_dim: root.size("projection_dim", 512)?,
         logit_bias: false,

@@ -14,7 +14,7 @@ use super::{Part, Source, hugging_face, timm};
 use crate::error::Error;
 use crate::model::architecture::{
     Activation, Architecture, BlockKind, ImagePooling, PatchEmbedding, Pooling, Projection, Sight,
-    TextConfig, TokenEmbedding, TowerConfig, VisionConfig,
+    TextConfig, TokenEmbedding, TowerConfig, Vision, VisionConfig,
 };
 use crate::model::weights::Weights;
 use crate::spec::Family;
@@ -56,7 +56,7 @@ pub fn read(dir: &Path) -> Result<(Architecture, Layout), Error> {
         true => hugging_face::read(&text, embedding_dim, &open()?)?,
     };
     let (vision, timm) = match timm::is_named(&vision) {
-        false => (read_vision(&vision, quick)?, None),
+        false => (Vision::Transformer(read_vision(&vision, quick)?), None),
         true => {
             let (vision, layout) = timm::read(&vision, &open()?)?;
             (vision, Some(layout))
@@ -69,8 +69,8 @@ pub fn read(dir: &Path) -> Result<(Architecture, Layout), Error> {
         timm,
         hugging_face,
     };
-    if vision.projection == Projection::None && vision.tower.width != embedding_dim {
-        let width = vision.tower.width;
+    let width = vision.width();
+    if vision.projection() == Projection::None && width != embedding_dim {
         let what = format!("is {embedding_dim}, and the image tower's embeddings have {width}");
         return Err(root.problem("embed_dim", &what));
     }
@@ -159,11 +159,7 @@ fn read_text(section: &Section, quick: bool) -> Result<TextConfig, Error> {
     };
     let sight = match section.flag("no_causal_mask", false)? {
         false => Sight::Causal,
-        true if pooling == Pooling::Last => Sight::Full,
-        true => {
-            let what = "is true, which clipmill computes where pool_type is \"last\"";
-            return Err(section.problem("no_causal_mask", what));
-        }
+        true => Sight::Full,
     };
     Ok(TextConfig {
         tower: tower(section, (section.size("width", 512)?, heads), ("heads", quick))?,

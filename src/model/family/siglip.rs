@@ -15,7 +15,7 @@ use super::{Part, Source};
 use crate::error::Error;
 use crate::model::architecture::{
     Activation, Architecture, BlockKind, ImagePooling, PatchEmbedding, Pooling, Projection, Sight,
-    TextConfig, TokenEmbedding, TowerConfig, VisionConfig,
+    TextConfig, TokenEmbedding, TowerConfig, Vision, VisionConfig,
 };
 
 /// Reads config.json.
@@ -47,6 +47,7 @@ pub fn read(dir: &Path) -> Result<Architecture, Error> {
         );
         return Err(section.problem("projection_size", &what));
     }
+    let vision = Vision::Transformer(vision);
     Ok(Architecture { vision, text, embedding_dim, logit_bias: true })
 }
 

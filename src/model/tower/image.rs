@@ -1,4 +1,4 @@
-//! The image tower: u8 pixels to embeddings.
+//! The vision transformers: u8 pixels to embeddings.
 //!
 //! How patches of pixels become vectors is the affair of `patches`, where they lie that of
 //! `positions`. Images with a grid of their own are packed without padding, so that no mask is

@@ -71,6 +71,14 @@ impl Linear {
             None => x.f_linear(&self.weight, Some(&self.bias)),
         }
     }
+
+    /// The same, followed by the exact GELU.
+    pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        match self.fused {
+            Some(onednn) => onednn.linear(x, (&self.weight, &self.bias), Epilogue::Gelu),
+            None => self.forward(x)?.f_gelu_("none"),
+        }
+    }
 }
 
 /// Tensors under one another.
@@ -196,7 +204,8 @@ impl LayerNorm {
         }
     }
 
-    fn load_as(
+    /// With weights of a type, and the CPU kernel for streams or none.
+    pub fn load_as(
         loader: &Loader,
         name: &str,
         (eps, weights, cpu): (f64, Kind, Option<Cpu>),
@@ -319,9 +328,8 @@ impl Mlp {
         let parts = (&self.up.weight, &self.up.bias);
         match (self.up.fused, self.activation) {
             (Some(onednn), Activation::QuickGelu) => onednn.linear(x, parts, Epilogue::Silu),
-            (Some(onednn), Activation::Gelu) => onednn.linear(x, parts, Epilogue::Gelu),
             (Some(onednn), Activation::GeluTanh) => onednn.linear(x, parts, Epilogue::GeluTanh),
-            (None, Activation::Gelu) => self.up.forward(x)?.f_gelu("none"),
+            (_, Activation::Gelu) => self.up.forward_gelu(x),
             (None, Activation::GeluTanh) => self.up.forward(x)?.f_gelu("tanh"),
             (_, Activation::SwiGlu) => {
                 let both = self.up.forward(x)?.f_chunk(2, 1)?;

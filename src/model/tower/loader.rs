@@ -43,6 +43,11 @@ impl Loader<'_> {
         }
     }
 
+    /// The same in f64, for what is folded before it is rounded.
+    pub fn tensor_f64(&self, name: &str) -> Result<Tensor, Error> {
+        self.tensor(name)?.f_to_kind(Kind::Double).map_err(torch)
+    }
+
     /// A bias, zeros where the architecture has none: the weights were compared with it both ways.
     pub fn tensor_or_zeros(&self, name: &str, len: i64) -> Result<Tensor, Error> {
         match self.weights.has(&self.names.source(name).name) {

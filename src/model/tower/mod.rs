@@ -6,7 +6,9 @@
 //! the affair of `files`.
 
 mod attend;
+mod batch_norm;
 mod block;
+mod fastvit;
 mod image;
 mod layers;
 mod loader;
@@ -16,16 +18,19 @@ mod positions;
 mod rotation;
 pub(super) mod tensors;
 mod text;
+mod work;
 
 use std::path::PathBuf;
 
-use tch::{Device, Kind, TchError, Tensor, no_grad};
+use tch::{Kind, TchError, Tensor, no_grad};
 
+use self::fastvit::FastVit;
 use self::image::ImageTower;
 use self::loader::Loader;
 use self::text::{Packing, TextTower};
-use super::architecture::{Activation, Architecture, PatchEmbedding, Pooling, TowerConfig};
-use super::device::{self, Placement};
+use self::work::{Work, pass_size};
+use super::architecture::{Architecture, PatchEmbedding, Vision};
+use super::device::Placement;
 use super::distinct::Distinct;
 use super::family::{Keys, Names};
 use super::pending::{PassSize, Pending};
@@ -38,7 +43,7 @@ use crate::error::Error;
 /// The towers of a model, on their device.
 pub(super) struct DualTowers {
     /// Absent where it is not needed.
-    image: Option<(ImageTower, PassSize)>,
+    image: Option<(Image, PassSize)>,
     text: Option<(TextTower, PassSize)>,
     logit_scale: f32,
     logit_bias: Option<f32>,
@@ -73,15 +78,15 @@ impl DualTowers {
             };
             let logit_scale = number("logit_scale")?.exp() as f32;
             let logit_bias = config.logit_bias.then(|| number("logit_bias")).transpose()?;
-            let image = towers.image.then(|| ImageTower::load(&loader, &config.vision, scale));
+            let image = towers.image.then(|| Image::load(&loader, &config.vision, scale));
             let text = (towers.text || towers.states)
                 .then(|| TextTower::load(&loader, &config.text, towers.states));
             // Both are there before either asks how much memory is left.
             let (image, text) = (image.transpose()?, text.transpose()?);
-            let size = |tower| pass_size(placement, tower);
+            let size = |work| pass_size(placement, work);
             Ok(Self {
-                image: image.map(|tower| (tower, size(&config.vision.tower))),
-                text: text.map(|tower| (tower, size(&config.text.tower))),
+                image: image.map(|tower| (tower, size(Work::of_image(&config.vision)))),
+                text: text.map(|tower| (tower, size(Work::of_blocks(&config.text.tower)))),
                 logit_scale,
                 logit_bias: logit_bias.map(|bias| bias as f32),
                 config,
@@ -96,9 +101,12 @@ impl DualTowers {
         if vision.takes(pixels.shape) || pixels.rows.is_empty() {
             return Ok(());
         }
-        let (key, side) = match vision.patches {
-            PatchEmbedding::AnyGrid => (keys.patch_size, vision.patch_size),
-            _ => (keys.image_size, vision.image_size),
+        let (key, side) = match vision {
+            Vision::Transformer(config) if config.patches == PatchEmbedding::AnyGrid => {
+                (keys.patch_size, config.patch_size)
+            }
+            Vision::Transformer(config) => (keys.image_size, config.image_size),
+            Vision::FastVit(config) => (keys.image_size, config.image_size),
         };
         Err(self.misfit(format!(
             "{key} is {side} and the pixels are {}: the preprocessing belongs to another model",
@@ -110,8 +118,7 @@ impl DualTowers {
         let config = &self.config.text;
         let Keys { context, vocab_size, .. } = self.about.keys;
         let most = config.context_length as usize;
-        // Padding is seen where the last token is read.
-        let least = if config.pooling == Pooling::Last { most } else { 1 };
+        let least = if config.sees_padding() { most } else { 1 };
         let misfits = |ids: &&Vec<i64>| !(least..=most).contains(&ids.len());
         if let Some(ids) = captions.ids.iter().find(misfits) {
             let n = ids.len();
@@ -175,8 +182,7 @@ impl DualEncoder for DualTowers {
     fn submit_text(&self, captions: &Captions) -> Result<Pending, Error> {
         let (tower, size) = self.text.as_ref().expect("asked only for towers that were loaded");
         self.check_captions(captions)?;
-        let Packing { sequences, of_caption } =
-            Packing::new(&captions.ids, self.config.text.pooling);
+        let Packing { sequences, of_caption } = Packing::new(&captions.ids, &self.config.text);
         let lens: Vec<usize> = sequences.iter().map(|ids| ids.len()).collect();
         let passes = size.run(&lens, |run| {
             no_grad(|| Download::start(&unit_length(&tower.forward(&sequences[run])?)?))
@@ -230,27 +236,32 @@ impl DualEncoder for DualTowers {
     }
 }
 
-/// How many tokens go through a tower at once.
-///
-/// On a CPU the widest activation stays under 12 MB, so that the allocator recycles it instead
-/// of asking the kernel for fresh pages. A GPU takes what half of its free memory holds: a block
-/// keeps about ten activations of its width and two of the perceptron's at a time.
-fn pass_size(placement: Placement, tower: &TowerConfig) -> PassSize {
-    /// Larger passes than this make no GPU faster.
-    const MOST: usize = 1 << 17;
-    /// Where the driver does not say.
-    const UNKNOWN: usize = 1 << 15;
-    // A gate is as wide as what it opens for.
-    let gates = 1 + usize::from(tower.activation == Activation::SwiGlu);
-    let (width, mlp) = (tower.width as usize, gates * tower.mlp_width as usize);
-    let token_bytes = (10 * width + 2 * mlp) * placement.kind.elt_size_in_bytes();
-    PassSize::new(match placement.device {
-        Device::Cuda(index) => match device::free_memory(index) {
-            Some(free) => (free as usize / 2 / token_bytes).min(MOST),
-            None => UNKNOWN,
-        },
-        _ => (12 << 20) / (mlp * 4),
-    })
+/// The image tower, of one kind or the other.
+enum Image {
+    Transformer(Box<ImageTower>),
+    FastVit(Box<FastVit>),
+}
+
+impl Image {
+    fn load(loader: &Loader, config: &Vision, scale: PixelScale) -> Result<Self, Error> {
+        match config {
+            Vision::Transformer(config) => {
+                Ok(Self::Transformer(Box::new(ImageTower::load(loader, config, scale)?)))
+            }
+            Vision::FastVit(config) => {
+                Ok(Self::FastVit(Box::new(FastVit::load(loader, config, scale)?)))
+            }
+        }
+    }
+
+    /// u8 pixels on the device, of squares or (with grids) of patches -> f32 `[n, embedding]`, not of
+    /// unit length yet.
+    fn forward(&self, pixels: &Tensor, grids: &[Grid]) -> Result<Tensor, TchError> {
+        match self {
+            Self::Transformer(tower) => tower.forward(pixels, grids),
+            Self::FastVit(tower) => tower.forward(pixels),
+        }
+    }
 }
 
 /// Where the embeddings of distinct images or captions belong.

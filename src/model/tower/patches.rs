@@ -7,6 +7,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
+use super::batch_norm::BatchNorm;
 use super::layers::Linear;
 use super::loader::{Loader, torch};
 use super::tensors::{PATCHES, STEM};
@@ -18,9 +19,6 @@ use crate::model::device::Placement;
 /// Subtracted from pixels before the product. -128..127 is exact in bf16, as 0..255 is, and
 /// rounding of the weights weighs half as much.
 const CENTRE: f64 = 128.0;
-
-/// torch's default, which timm's stem leaves as it is.
-const BATCH_NORM_EPS: f64 = 1e-5;
 
 pub(super) struct Patches {
     /// Each with the side of the square that it takes, in pixels or in what the one before gave.
@@ -103,29 +101,15 @@ fn cut(x: &Tensor, (n, grid, side): (i64, i64, i64)) -> Result<Tensor, TchError>
 
 /// f64 `[out, in, side, side]`, or as it is in the file, and `[out]`.
 fn weight_and_bias(loader: &Loader, name: &str) -> Result<[Tensor; 2], Error> {
-    let weight = loader.tensor(&format!("{name}.weight"))?;
+    let weight = loader.tensor_f64(&format!("{name}.weight"))?;
     let bias = loader.tensor_or_zeros(&format!("{name}.bias"), weight.size()[0])?;
-    let double = |tensor: Tensor| tensor.f_to_kind(Kind::Double).map_err(torch);
-    Ok([double(weight)?, double(bias)?])
+    Ok([weight, bias.f_to_kind(Kind::Double).map_err(torch)?])
 }
 
-/// The same followed by a batch norm with the statistics of training:
-/// `(x - mean) / sqrt(var + eps) * weight + bias`.
+/// The same followed by a batch norm.
 fn normed(loader: &Loader, name: &str) -> Result<[Tensor; 2], Error> {
-    let part = |part: &str| {
-        let tensor = loader.tensor(&format!("{name}.norm.{part}"))?;
-        tensor.f_to_kind(Kind::Double).map_err(torch)
-    };
-    let [weight, bias] = weight_and_bias(loader, name)?;
-    let (mean, var) = (part("running_mean")?, part("running_var")?);
-    let (scale, shift) = (part("weight")?, part("bias")?);
-    let fold = || -> Result<[Tensor; 2], TchError> {
-        let scale = scale.f_div(&var.f_add_scalar(BATCH_NORM_EPS)?.f_sqrt()?)?;
-        let weight = weight.f_mul(&scale.f_view([-1, 1, 1, 1])?)?;
-        let bias = bias.f_sub(&mean)?.f_mul(&scale)?.f_add(&shift)?;
-        Ok([weight, bias])
-    };
-    fold().map_err(torch)
+    let norm = BatchNorm::load(loader, &format!("{name}.norm"))?;
+    norm.after(&weight_and_bias(loader, name)?).map_err(torch)
 }
 
 /// A product over patches as a convolution: `[out, side side 3]` -> `[out, 3, side, side]`.

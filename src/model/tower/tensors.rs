@@ -1,60 +1,40 @@
 //! Every tensor that the towers are made of, by name and shape.
 //!
-//! The names are those of the modules in transformers' modeling_clip.py, for all families; what a
-//! family's weights call them is known in `family`. A pooling head's attention, layer norm and
-//! perceptron are called as a block's are.
+//! The names are those of the modules in transformers' modeling_clip.py, for all families (but see
+//! `fastvit`); what a family's weights call them is known in `family`. A pooling head's attention,
+//! layer norm and perceptron are called as a block's are.
 
+use super::fastvit::tensors::expected as fastvit;
 use crate::model::architecture::{
     Activation, Architecture, BlockKind, ImagePooling, PatchEmbedding, Pooling, Projection,
-    STEM_SIDES, TextConfig, TokenEmbedding, TowerConfig,
+    STEM_SIDES, TextConfig, TokenEmbedding, TowerConfig, Vision, VisionConfig,
 };
 use crate::model::weights::Expected;
 
-/// Buffers that decide nothing: the numbers 0, 1, 2, ..., that exports of old transformers carry,
-/// and how many batches a batch norm has seen in training.
-pub(in crate::model) const BUFFERS: [&str; 4] = [
-    "text_model.embeddings.position_ids",
-    "vision_model.embeddings.position_ids",
-    "visual.trunk.patch_embed.backbone.0.bn.num_batches_tracked",
-    "visual.trunk.patch_embed.backbone.1.bn.num_batches_tracked",
-];
+/// Whether a tensor decides nothing: the numbers 0, 1, 2, ..., that exports of old transformers
+/// carry, and how many batches a batch norm has seen in training.
+pub(in crate::model) fn is_buffer(name: &str) -> bool {
+    let positions = ["text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"];
+    positions.contains(&name) || name.ends_with(".num_batches_tracked")
+}
 
 /// What the weights of this architecture hold, no more and no less.
 pub(in crate::model) fn expected(architecture: &Architecture) -> Vec<Expected> {
     let (vision, text) = (&architecture.vision, &architecture.text);
-    let (v, t, dim) = (vision.tower.width, text.tower.width, architecture.embedding_dim);
-    let patch = vision.patch_size;
+    let (v, t, dim) = (vision.width(), text.tower.width, architecture.embedding_dim);
     let mut all = List(Vec::new());
     all.push("logit_scale", &[]);
     if architecture.logit_bias {
         all.push("logit_bias", &[]);
     }
-    all.projection("visual_projection", (vision.projection, [dim, v]));
+    all.projection("visual_projection", (vision.projection(), [dim, v]));
     all.projection("text_projection", (text.projection, [dim, t]));
-    match vision.patches {
-        PatchEmbedding::Product => all.push(&format!("{PATCHES}.weight"), &[v, 3, patch, patch]),
-        PatchEmbedding::ProductAndBias => all.affine(PATCHES, &[v, 3, patch, patch]),
-        PatchEmbedding::AnyGrid => all.affine(PATCHES, &[v, 3 * patch * patch]),
-        PatchEmbedding::Stem { hidden } => all.stem(hidden, v),
-    }
-    all.push("vision_model.embeddings.position_embedding.weight", &[vision.positions(), v]);
     all.push("text_model.embeddings.token_embedding.weight", &[text.vocab_size, t]);
     all.token_embedding(text);
-    if vision.pre_norm {
-        // The misspelling is transformers'.
-        all.affine("vision_model.pre_layrnorm", &[v]);
-    }
-    all.affine("vision_model.post_layernorm", &[v]);
-    all.blocks("vision_model", &vision.tower);
     all.blocks("text_model", &text.tower);
-    if vision.class_token {
-        all.push("vision_model.embeddings.class_embedding", &[v]);
-    }
-    if let ImagePooling::Attention { heads, mlp_width } = vision.pooling {
-        let head = TowerConfig { heads, mlp_width, ..vision.tower.clone() };
-        all.push("vision_model.head.probe", &[v]);
-        all.attention("vision_model.head", &head);
-        all.perceptron("vision_model.head", &head);
+    match vision {
+        Vision::Transformer(config) => all.transformer(config),
+        Vision::FastVit(config) => fastvit(config, &mut all),
     }
     all.0
 }
@@ -64,17 +44,54 @@ pub(super) const PATCHES: &str = "vision_model.embeddings.patch_embedding";
 /// The products of a stem.
 pub(super) const STEM: &str = "vision_model.embeddings.stem";
 
-struct List(Vec<Expected>);
+/// Tensors by name and shape.
+pub(super) struct List(Vec<Expected>);
 
 impl List {
-    fn push(&mut self, name: &str, shape: &[i64]) {
+    pub fn push(&mut self, name: &str, shape: &[i64]) {
         self.0.push(Expected { name: name.into(), shape: shape.into() });
     }
 
     /// A weight of this shape, and a bias as long as its first side.
-    fn affine(&mut self, name: &str, weight: &[i64]) {
+    pub fn affine(&mut self, name: &str, weight: &[i64]) {
         self.push(&format!("{name}.weight"), weight);
         self.push(&format!("{name}.bias"), &weight[..1]);
+    }
+
+    /// With the statistics of training.
+    pub fn batch_norm(&mut self, name: &str, width: i64) {
+        for part in ["weight", "bias", "running_mean", "running_var"] {
+            self.push(&format!("{name}.{part}"), &[width]);
+        }
+    }
+
+    /// A vision transformer, without its projection.
+    fn transformer(&mut self, vision: &VisionConfig) {
+        let (v, patch) = (vision.tower.width, vision.patch_size);
+        match vision.patches {
+            PatchEmbedding::Product => {
+                self.push(&format!("{PATCHES}.weight"), &[v, 3, patch, patch]);
+            }
+            PatchEmbedding::ProductAndBias => self.affine(PATCHES, &[v, 3, patch, patch]),
+            PatchEmbedding::AnyGrid => self.affine(PATCHES, &[v, 3 * patch * patch]),
+            PatchEmbedding::Stem { hidden } => self.stem(hidden, v),
+        }
+        self.push("vision_model.embeddings.position_embedding.weight", &[vision.positions(), v]);
+        if vision.pre_norm {
+            // The misspelling is transformers'.
+            self.affine("vision_model.pre_layrnorm", &[v]);
+        }
+        self.affine("vision_model.post_layernorm", &[v]);
+        self.blocks("vision_model", &vision.tower);
+        if vision.class_token {
+            self.push("vision_model.embeddings.class_embedding", &[v]);
+        }
+        if let ImagePooling::Attention { heads, mlp_width } = vision.pooling {
+            let head = TowerConfig { heads, mlp_width, ..vision.tower.clone() };
+            self.push("vision_model.head.probe", &[v]);
+            self.attention("vision_model.head", &head);
+            self.perceptron("vision_model.head", &head);
+        }
     }
 
     fn stem(&mut self, hidden: i64, width: i64) {
@@ -82,9 +99,7 @@ impl List {
         for (index, [channels, side]) in [[3, first], [hidden, second]].into_iter().enumerate() {
             let layer = format!("{STEM}.{index}");
             self.push(&format!("{layer}.weight"), &[hidden, channels, side, side]);
-            for part in ["weight", "bias", "running_mean", "running_var"] {
-                self.push(&format!("{layer}.norm.{part}"), &[hidden]);
-            }
+            self.batch_norm(&format!("{layer}.norm"), hidden);
         }
         self.affine(&format!("{STEM}.2"), &[width, hidden, third, third]);
     }

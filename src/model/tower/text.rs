@@ -1,10 +1,11 @@
 //! The text tower: token ids to embeddings.
 //!
 //! A caption is cut at the position that is read where sight is causal: later tokens cannot change
-//! it. Equal captions are encoded once, sorted by length and packed without padding, which BERT's
-//! towers are told to look away from. Formulas: `CLIPTextModel` of transformers' modeling_clip.py,
-//! `SiglipTextModel` of its modeling_siglip.py and `BertModel` of its modeling_bert.py. Tokenizing
-//! is done before (see the crate's `text`).
+//! it. Where all tokens are seen, so is what fills a caption up, but not by BERT's towers, which are
+//! told to look away from it. Equal captions are encoded once, sorted by length and packed without padding.
+//! Formulas: `CLIPTextModel` of transformers' modeling_clip.py, `SiglipTextModel` of its
+//! modeling_siglip.py, `BertModel` of its modeling_bert.py and `TextTransformer` of open_clip's
+//! transformer.py. Tokenizing is done before (see the crate's `text`).
 
 use std::collections::HashMap;
 
@@ -14,7 +15,7 @@ use super::block::{Blocks, Shared, Span};
 use super::layers::{LayerNorm, Project, Stream, normed};
 use super::loader::{Loader, torch};
 use crate::error::Error;
-use crate::model::architecture::{Pooling, Projection, TextConfig, TokenEmbedding};
+use crate::model::architecture::{Pooling, Projection, Sight, TextConfig, TokenEmbedding};
 use crate::model::device::Placement;
 use crate::model::transfer::upload;
 
@@ -67,8 +68,7 @@ impl TextTower {
         })
     }
 
-    /// Sequences sorted by length, each read at its last token unless the first or the mean is what
-    /// is read -> f32 `[n, embedding]`, not of unit length yet.
+    /// Sequences sorted by length -> f32 `[n, embedding]`, not of unit length yet.
     pub fn forward(&self, sequences: &[&[i64]]) -> Result<Tensor, TchError> {
         let x = match self.pooling {
             Pooling::Mean => means(&self.states(sequences)?, &spans(sequences))?,
@@ -93,14 +93,11 @@ impl TextTower {
 
     /// The row of each sequence that is read.
     fn read(&self, sequences: &[&[i64]]) -> Vec<i64> {
-        let mut end = 0;
+        let mut first = 0;
         let rows = sequences.iter().map(|ids| {
-            let first = end;
-            end += ids.len() as i64;
-            match self.pooling {
-                Pooling::First | Pooling::FirstThroughTanh => first,
-                _ => end - 1,
-            }
+            let row = first + read_at(ids, self.pooling);
+            first += ids.len();
+            row as i64
         });
         rows.collect()
     }
@@ -126,8 +123,8 @@ pub(super) struct Packing<'a> {
 }
 
 impl<'a> Packing<'a> {
-    pub fn new(captions: &'a [Vec<i64>], pooling: Pooling) -> Self {
-        Self::of(captions.iter().map(|ids| cut(ids, pooling)).collect())
+    pub fn new(captions: &'a [Vec<i64>], config: &TextConfig) -> Self {
+        Self::of(captions.iter().map(|ids| cut(ids, config)).collect())
     }
 
     /// Captions as they are.
@@ -146,16 +143,24 @@ impl<'a> Packing<'a> {
     }
 }
 
-/// The ids up to the position that is read. Where there is no end-of-text that is
-/// the first position, as `argmax` of nothing but zeros is.
-fn cut(ids: &[i64], pooling: Pooling) -> &[i64] {
+/// The ids that what is read depends on.
+fn cut<'a>(ids: &'a [i64], config: &TextConfig) -> &'a [i64] {
+    match config.sight {
+        Sight::Causal => &ids[..ids.len().min(read_at(ids, config.pooling) + 1)],
+        Sight::Full => ids,
+    }
+}
+
+/// The position that is read: of a mean, the last. Where there is no end-of-text that is the first
+/// position, as `argmax` of nothing but zeros is.
+fn read_at(ids: &[i64], pooling: Pooling) -> usize {
     let end = match pooling {
         Pooling::FirstOf(end) => end,
         Pooling::HighestId => ids.iter().copied().max().unwrap_or(0),
-        Pooling::Last | Pooling::First | Pooling::FirstThroughTanh | Pooling::Mean => return ids,
+        Pooling::First | Pooling::FirstThroughTanh => return 0,
+        Pooling::Last | Pooling::Mean => return ids.len().saturating_sub(1),
     };
-    let position = ids.iter().position(|&id| id == end).unwrap_or(0);
-    &ids[..ids.len().min(position + 1)]
+    ids.iter().position(|&id| id == end).unwrap_or(0)
 }
 
 /// f32 `[tokens, width]` -> f32 `[sequences, width]`: the mean of each sequence's tokens.
