@@ -69,6 +69,12 @@ pub enum Command {
     /// Write a table's embeddings as NumPy files: clip-retrieval's npy folders, or DataComp's npz.
     #[command(after_help = EXPORT_EXAMPLE)]
     Export(ExportArgs),
+    /// Do parts of a job as they are asked for, for a scheduler: JSON lines in, JSON lines out.
+    #[command(after_help = WORKER_EXAMPLE)]
+    Worker(WorkerArgs),
+    /// Give a stream of rows on with their new columns: `run --input - --output -`.
+    #[command(after_help = TRANSFORM_EXAMPLE)]
+    Transform(WorkerArgs),
     /// Check every part of an output against its recorded digest.
     #[command(after_help = VERIFY_EXAMPLE)]
     Verify(VerifyArgs),
@@ -123,6 +129,29 @@ const FINALIZE_EXAMPLE: &str = "\
 Example:
   clipmill run mine.toml --parts 0-15      # here, and elsewhere the others
   clipmill finalize mine.toml              # when all are done";
+
+const WORKER_EXAMPLE: &str = "\
+Example:
+  echo '{\"part\": 3}' | clipmill worker mine.toml     # parts of `clipmill plan mine.toml --json`
+  clipmill finalize mine.toml                         # when all are done
+
+The model is loaded once; the worker ends when its stdin does. On stdout:
+  {\"event\":\"ready\",\"parts\":30,\"rows\":6000,\"device\":\"cpu\"}
+  {\"event\":\"started\",\"part\":3,\"rows\":200}
+  {\"event\":\"rows\",\"part\":3,\"rows\":64}           rows of it that are written so far
+  {\"event\":\"done\",\"part\":3,\"file\":\"part-00003.parquet\",\"rows\":200,\"failed\":1,
+   \"bytes\":1234,\"sha256\":\"...\",\"was_there\":false}
+  {\"event\":\"failed\",\"part\":3,\"error\":\"...\",\"exit_code\":75}    and the worker ends so
+
+Rows never pass through it: inputs and output are where the pipeline says. pipelines/ray_run.py
+drives workers on a Ray cluster.";
+
+const TRANSFORM_EXAMPLE: &str = "\
+Example:
+  producer | clipmill transform mine.toml | consumer
+
+Arrow IPC streams: each batch that comes in goes out with the pipeline's columns, the same rows in the
+same order, before the next has to be there.";
 
 const CHECK_EXAMPLE: &str = "\
 Example:
@@ -212,6 +241,10 @@ pub struct RunArgs {
     /// parts of its own; `clipmill finalize` ends the job.
     #[arg(long, value_name = "LIST")]
     pub parts: Option<PartList>,
+    /// Do one of N shares of the parts, counted from 0: 3/64 is the fourth of 64. For array jobs:
+    /// --parts-of "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT".
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["parts", "also"])]
+    pub parts_of: Option<Share>,
     /// Where an input, the model or a setting has changed since parts were made: do those parts
     /// again. Without it a changed output is refused, naming what changed.
     #[arg(long)]
@@ -236,6 +269,37 @@ pub struct FinalizeArgs {
     /// Say nothing but errors and warnings.
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Say nothing but errors and warnings.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// One of so many shares, counted from 0: `3/64`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    pub index: usize,
+    pub of: usize,
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text
+            .split_once('/')
+            .and_then(|(index, of)| Some((index.trim().parse().ok()?, of.trim().parse().ok()?)));
+        match numbers {
+            Some((index, of)) if index < of => Ok(Self { index, of }),
+            Some((_, of)) if of > 0 => Err(format!("shares are counted from 0 to {}", of - 1)),
+            _ => Err("write a share as 3/64, counted from 0".to_owned()),
+        }
+    }
 }
 
 /// Indices of parts: `3,17,20-25`.

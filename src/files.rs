@@ -53,8 +53,9 @@ pub fn publish(file: File, path: &Path) -> Result<(), Error> {
     if store::is_url(path) {
         drop(file);
         let file = File::open(&temporary).map_err(Error::io("open", &temporary))?;
-        store::upload(path, &file).map_err(Error::io("write", path))?;
-        return fs::remove_file(&temporary).map_err(Error::io("remove", &temporary));
+        let uploaded = store::upload(path, &file).map_err(Error::io("write", path));
+        let removed = fs::remove_file(&temporary).map_err(Error::io("remove", &temporary));
+        return uploaded.and(removed);
     }
     file.sync_all().map_err(Error::io("flush to disk", &temporary))?;
     drop(file);
@@ -163,7 +164,8 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         store::read(path).map(|bytes| bytes.to_vec())
     } else {
         let mut bytes = Vec::new();
-        regular::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map(|_| bytes)
+        let read = |file: File| file.take(store::MOST_BYTES).read_to_end(&mut bytes);
+        regular::open(path).and_then(read).map(|_| bytes)
     };
     match read {
         Ok(bytes) => Ok(Some(bytes)),
@@ -177,9 +179,10 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 pub fn list(dir: &Path) -> Result<BTreeMap<String, Option<u64>>, Error> {
     let listed = Error::io("list", dir);
     if store::is_url(dir) {
-        let found = store::list(dir, false).map_err(listed)?;
+        let (found, folders) = store::level(dir).map_err(listed)?;
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into();
-        return Ok(found.iter().map(|entry| (name(&entry.path), Some(entry.bytes))).collect());
+        let found = found.iter().map(|entry| (name(&entry.path), Some(entry.bytes)));
+        return Ok(found.chain(folders.into_iter().map(|name| (name, None))).collect());
     }
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -235,7 +238,12 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 pub fn remove_leftovers(dir: &Path) -> Result<(), Error> {
     // Leases are their holders' to remove.
     let dir = &local(dir);
-    for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
+    let entries = match fs::read_dir(dir) {
+        // Of a store's folder, nothing was made on this machine.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::io("list", dir))?,
+    };
+    for entry in entries {
         let entry = entry.map_err(Error::io("list", dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if is_housekeeping(&name) && name != LOCK {

@@ -50,9 +50,11 @@ impl WatchedFile {
     }
 
     /// Says what will be read soon, so that what is far away is fetched at once.
-    pub fn will_read(&self, from: u64, bytes: u64) {
-        if let Held::Object(object) = &self.held {
-            object.will_read(from, bytes);
+    /// Whether that went well; whoever reads there hears why not.
+    pub fn will_read(&self, from: u64, bytes: u64) -> bool {
+        match &self.held {
+            Held::File(_) => true,
+            Held::Object(object) => object.will_read(from, bytes),
         }
     }
 
@@ -74,6 +76,14 @@ impl WatchedFile {
     pub fn failure(&self) -> Option<io::Error> {
         let error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         error.as_ref().map(copy)
+    }
+
+    /// The same when it was opened, or near it: an object is not asked for again.
+    pub fn first_stamp(&self) -> io::Result<(u64, i128)> {
+        match &self.held {
+            Held::File(_) => self.stamp(),
+            Held::Object(object) => Ok(object.first_stamp()),
+        }
     }
 
     /// How long the file is now and when it was last written, in nanoseconds since 1970. The time is

@@ -189,6 +189,7 @@ fn stages(dir: &Path, load_models: Vec<LoadModels>, read: &Arc<AtomicUsize>) -> 
                 inputs: vec![input],
                 total_parts: 1,
                 manifest: Manifest::new(MadeWith::new(), 1),
+                follow: Box::new(|_| Ok(())),
                 writes_manifest: true,
             },
         ),

@@ -180,6 +180,7 @@ fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages<PartWriter> {
                 inputs: vec![input],
                 total_parts: PARTS,
                 manifest: Manifest::new(MadeWith::new(), PARTS),
+                follow: Box::new(|_| Ok(())),
                 writes_manifest: true,
             },
         ),

@@ -17,7 +17,7 @@ use common::s3::S3;
 use common::{clipmill, sample, scratch};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const OUT: &str = "s3://data/some/out";
 
@@ -66,7 +66,9 @@ fn an_output_in_a_store_is_the_one_on_a_disk_byte_for_byte() {
     let args = job::args(Path::new(OUT));
     s3.run(tmp.path(), &args).ok();
     assert_same(&mirrored(&s3, dir.path(), "data/some/out"), &wanted, "in a store");
-    assert_eq!(left(tmp.path()), Vec::<PathBuf>::new(), "nothing stays on this machine");
+    let stays = left(tmp.path());
+    let is_lock = |path: &PathBuf| path.ends_with("_lock");
+    assert!(stays.iter().all(is_lock), "only the lock stays on this machine: {stays:?}");
     let ran = s3.run(tmp.path(), &args).ok();
     assert!(ran.stdout.contains("nothing to do"), "{}", ran.stdout);
     s3.run(tmp.path(), ["verify", OUT]).ok();
@@ -98,11 +100,25 @@ fn an_output_in_a_store_is_the_one_on_a_disk_byte_for_byte() {
     let ran = s3.run(tmp.path(), ["verify", OUT]);
     assert!(ran.code == 1 && ran.stderr.contains("recorded digest"), "{}", ran.stderr);
 
+    // A folder's mark, as consoles make it, and another folder of a like name are nothing of this one.
+    let empty = dir.path().join("empty");
+    fs::write(&empty, "").expect("written");
+    for key in ["data/some/marked/", "data/some/marked2/x.csv"] {
+        s3.put(key, &empty);
+    }
+    s3.run(tmp.path(), job::args(Path::new("s3://data/some/marked/"))).ok();
+    s3.run(tmp.path(), ["verify", "s3://data/some/marked"]).ok();
+
     // What is somebody else's is not written to.
-    s3.put("data/theirs/x.csv", &part);
-    let ran = s3.run(tmp.path(), job::args(Path::new("s3://data/theirs")));
-    assert!(ran.code == 2 && ran.stderr.contains("x.csv"), "{}: {}", ran.code, ran.stderr);
-    assert_eq!(s3.list("data/theirs").len(), 1);
+    for (key, named) in [("data/theirs/x.csv", "x.csv"), ("data/theirs2/lang=en/x.csv", "lang=en")]
+    {
+        s3.put(key, &part);
+        let url = format!("s3://{}", key.split_at(key.find("/x.csv").expect("it ends so")).0);
+        let folder = url.trim_end_matches("/lang=en");
+        let ran = s3.run(tmp.path(), job::args(Path::new(folder)));
+        assert!(ran.code == 2 && ran.stderr.contains(named), "{}: {}", ran.code, ran.stderr);
+        assert_eq!(s3.list(&folder["s3://".len()..]).len(), 1);
+    }
 }
 
 #[test]
@@ -172,7 +188,10 @@ fn of_two_one_waits_for_nobody_and_shares_make_the_whole() {
     // One that is stopped holds its lease as a slow one does.
     let shares =
         [start(&job::share(Path::new(OUT), "0")), start(&job::share(Path::new(OUT), "1-2"))];
-    while lease(&s3).is_none() {
+    for _ in 0..1000 {
+        if lease(&s3).is_some() {
+            break;
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
     let signal = |name: &str| {
@@ -191,6 +210,69 @@ fn of_two_one_waits_for_nobody_and_shares_make_the_whole() {
     s3.run(tmp.path(), job::finalize(Path::new(OUT))).ok();
     assert_same(&mirrored(&s3, dir.path(), "data/some/out"), &wanted, "shares");
     assert_eq!(lease(&s3), None, "leases are gone with their holders");
+}
+
+#[test]
+fn a_lease_of_another_machine_is_waited_for_until_it_is_dead_or_shows_life() {
+    let Some(s3) = S3::start() else { return };
+    let (dir, tmp) = (scratch(), scratch());
+    let said = dir.path().join("lease");
+    let process = json!({ "machine": "another one", "id": 7, "began": "1" });
+    let put = |held: bool, turn: u64| {
+        let lease = json!({
+            "holder": "process 7 on elsewhere", "process": process, "scope": "whole",
+            "held": held, "turn": turn,
+        });
+        fs::write(&said, lease.to_string()).expect("written");
+        s3.put("data/some/out/_lock.0-elsewhere", &said);
+    };
+    // One that is held, and one whose process died while it waited: nobody renews them.
+    for held in [true, false] {
+        put(held, 1);
+        let began = Instant::now();
+        s3.run(tmp.path(), job::args(Path::new(OUT))).ok();
+        assert!(began.elapsed() > Duration::from_secs(30), "it was not waited for");
+        assert_eq!(s3.list("data/some/out/_lock.").len(), 0, "dead ones are removed");
+        s3.delete("data/some/out/part-00002.parquet");
+    }
+    put(true, 1);
+    let mut command = s3.command(tmp.path(), job::args(Path::new(OUT)));
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    for turn in 2..20 {
+        std::thread::sleep(Duration::from_millis(500));
+        put(true, turn);
+    }
+    let ended = child.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert!(
+        ended.status.code() == Some(73) && stderr.contains("process 7 on elsewhere"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_store_that_goes_away_in_the_middle_is_waited_for_and_then_gone_on_with() {
+    let Some(s3) = S3::start() else { return };
+    let (dir, tmp) = (scratch(), scratch());
+    let wanted = undisturbed(dir.path());
+    s3.delete("data/none");
+    let args = job::args(Path::new(OUT));
+    let mut command = s3.command(tmp.path(), &args);
+    command.env("CLIPMILL_STORE_PATIENCE", "5").stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = command.spawn().expect("the program starts");
+    for _ in 0..1000 {
+        if s3.list("data/some/out/part-").len() == 1 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    s3.pause();
+    let ended = child.wait_with_output().expect("it ends");
+    s3.go_on();
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(75) && stderr.contains(OUT), "{stderr}");
+    s3.run(tmp.path(), &args).ok();
+    assert_same(&mirrored(&s3, dir.path(), "data/some/out"), &wanted, "after an outage");
 }
 
 /// The sample's rows, each with 128 kB that do not compress: an input and an output of several

@@ -25,6 +25,7 @@ mod stream;
 mod table;
 mod try_images;
 mod verify;
+mod worker;
 
 use std::path::Path;
 
@@ -53,6 +54,8 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
         Command::Dedup(args) => dedup::dedup(&args),
         Command::Label(args) => label::label(&args),
         Command::Search(args) => search::search(&args),
+        Command::Worker(args) => worker::worker(&args),
+        Command::Transform(args) => run::transform(args),
         Command::Models(args) => models::models(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Preflight => preflight::preflight(),
@@ -84,6 +87,9 @@ fn check_file(key: &str, out: &Path) -> Result<(), Error> {
 fn check_file_name(key: &str, out: &Path) -> Result<(), Error> {
     let wrong = |problem: String| Err(Error::Setting { key: key.to_owned(), problem });
     let name = out.display();
+    if key.ends_with("export") && is_url(out) {
+        return wrong(format!("{name} is in a store, and the library writes to disks alone"));
+    }
     if out.is_dir() || out.file_name().is_none() {
         return wrong(format!("{name} is a folder; name a file"));
     }

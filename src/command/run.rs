@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::signals::Signals;
 use super::{pipeline, steps, stream, table};
 use crate::analysis::summary::{Pair, ScoreSummary, SummaryColumns};
-use crate::cli::RunArgs;
+use crate::cli::{RunArgs, WorkerArgs};
 use crate::columns::Column;
 use crate::error::{Error, RowStatus};
 use crate::files::Lock;
@@ -21,6 +21,24 @@ use crate::run::run as run_stages;
 use crate::source::Part;
 use crate::spec::layers::Override;
 use crate::spec::{ExportLayout, PipelineSpec, SinkSpec};
+
+/// `clipmill transform`: streams, where nothing else is said.
+pub fn transform(args: WorkerArgs) -> Result<(), Error> {
+    let WorkerArgs { mut pipeline, quiet } = args;
+    for stream in [&mut pipeline.input, &mut pipeline.output] {
+        stream.get_or_insert_with(|| "-".to_owned());
+    }
+    run(&RunArgs {
+        pipeline,
+        max_failed: None,
+        parts: None,
+        parts_of: None,
+        redo_changed: false,
+        retry_failed: false,
+        also: None,
+        quiet,
+    })
+}
 
 pub fn run(args: &RunArgs) -> Result<(), Error> {
     let signals = Signals::listen()?;
@@ -48,10 +66,14 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     let input = spool.as_ref().map(Spool::input);
     let mut plan = Plan::over(layered, Hub::new(args.quiet), input)?;
     let (dir, max_failed) = (plan.output().to_owned(), plan.spec.run.max_failed);
-    if args.parts.is_none() {
+    let chosen = match (&args.parts, args.parts_of) {
+        (Some(list), _) => Some(plan.chosen(&list.0)?),
+        (None, Some(share)) => Some(plan.share(share.index, share.of)),
+        (None, None) => None,
+    };
+    if chosen.is_none() {
         steps::rehearse(&plan)?;
     }
-    let chosen = args.parts.as_ref().map(|list| plan.chosen(&list.0)).transpose()?;
     if matches!(Manifest::read(&dir), Ok(None)) {
         // Nothing is done yet, so there is work for the model, and digesting it takes a while.
         plan.start_loading()?;
@@ -198,10 +220,11 @@ fn announce(args: &RunArgs, plan: &Plan, resume: &Resume) {
     if args.quiet {
         return;
     }
-    let what = match (&args.parts, resume.manifest.parts.len()) {
-        (Some(_), _) => format!(", {} of them now", resume.remaining.len()),
-        (None, 0) => String::new(),
-        (None, n) => format!(", going on after {} complete", table::counted(n as u64, "part")),
+    let is_share = args.parts.is_some() || args.parts_of.is_some();
+    let what = match (is_share, resume.manifest.parts.len()) {
+        (true, _) => format!(", {} of them now", resume.remaining.len()),
+        (false, 0) => String::new(),
+        (false, n) => format!(", going on after {} complete", table::counted(n as u64, "part")),
     };
     for hub in plan.from_hub().filter(|hub| hub.spec.pinned().is_none()) {
         progress::say(&pinned(hub));
@@ -214,6 +237,15 @@ fn announce(args: &RunArgs, plan: &Plan, resume: &Resume) {
         plan.batch_size,
         table::counted(plan.threads as u64, "CPU thread")
     ));
+}
+
+/// What a worker runs on, for its log.
+pub(super) fn say_device(quiet: bool, plan: &Plan) {
+    if !quiet {
+        let threads = table::counted(plan.threads as u64, "CPU thread");
+        let (on, batch) = (plan.runs_on(), plan.batch_size);
+        progress::say(&format!("{on}, batches of {batch}, {threads}"));
+    }
 }
 
 /// Which commit a model was taken at that may be another tomorrow.

@@ -13,6 +13,7 @@ use crate::plan::Plan;
 use crate::progress;
 use crate::spec::filter::FilterSpec;
 use crate::spec::{DeviceSpec, PipelineSpec, ReportSpec, SearchSpec, SinkSpec};
+use crate::store::is_url;
 
 /// Does a step over a table; gives what the terminal shows.
 type Work = Box<dyn Fn(&Path) -> Result<String, Error>>;
@@ -136,7 +137,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
 
 /// What a pipeline names is made with all that is above it, as its tables' folders are.
 fn make_folder_of(file: &Path) -> Result<(), Error> {
-    match file.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+    match file.parent().filter(|dir| !dir.as_os_str().is_empty() && !is_url(file)) {
         None => Ok(()),
         Some(dir) => std::fs::create_dir_all(dir).map_err(Error::io("create the folder", dir)),
     }

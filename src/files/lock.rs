@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::{create_folder, sync_folder};
+use super::{create_folder, local, sync_folder};
 use crate::error::Error;
 use crate::store::{self, Lease, Refused, Scope};
 
@@ -33,13 +33,11 @@ impl Lock {
     /// # Errors
     /// [`Error::Locked`] at once, naming the holder, when another process has it, or a part's.
     pub fn take(dir: &Path) -> Result<Self, Error> {
-        if store::is_url(dir) {
-            return Self::lease(dir, Scope::Whole);
-        }
+        let here = local(dir);
         create_folder(dir)?;
-        let lock = lock(dir, LOCK, FlockOperation::NonBlockingLockExclusive, dir)?;
-        sync_folder(dir)?;
-        Ok(Self { _files: vec![lock], _lease: None })
+        let file = lock(&here, LOCK, FlockOperation::NonBlockingLockExclusive, dir)?;
+        sync_folder(&here)?;
+        Ok(Self { _files: vec![file], _lease: lease(dir, Scope::Whole)? })
     }
 
     /// Takes the locks of some parts, by file name. Others may take those of other parts, and
@@ -48,45 +46,42 @@ impl Lock {
     /// # Errors
     /// [`Error::Locked`] at once, naming the holder.
     pub fn take_parts(dir: &Path, file_names: &[String]) -> Result<Self, Error> {
-        if store::is_url(dir) {
-            return Self::lease(dir, Scope::Parts(file_names.iter().cloned().collect()));
-        }
+        let here = local(dir);
         create_folder(dir)?;
-        let mut files = vec![lock(dir, LOCK, FlockOperation::NonBlockingLockShared, dir)?];
+        let mut files = vec![lock(&here, LOCK, FlockOperation::NonBlockingLockShared, dir)?];
         for name in file_names {
             let part_lock = format!("{LOCK}.{name}");
             let exclusive = FlockOperation::NonBlockingLockExclusive;
-            files.push(lock(dir, &part_lock, exclusive, &dir.join(name))?);
+            files.push(lock(&here, &part_lock, exclusive, &dir.join(name))?);
         }
-        sync_folder(dir)?;
-        Ok(Self { _files: files, _lease: None })
+        sync_folder(&here)?;
+        let scope = Scope::Parts(file_names.iter().cloned().collect());
+        Ok(Self { _files: files, _lease: lease(dir, scope)? })
     }
 
     /// Waits for the manifest's lock: for the short while in which one of those who hold parts
     /// reads and replaces it.
     pub fn wait_for_manifest(dir: &Path) -> Result<Self, Error> {
-        if store::is_url(dir) {
-            loop {
-                match Self::lease(dir, Scope::Manifest) {
-                    Err(Error::Locked { .. }) => std::thread::sleep(Duration::from_millis(300)),
-                    leased => return leased,
-                }
+        let name = format!("{LOCK}.manifest");
+        let file = lock(&local(dir), &name, FlockOperation::LockExclusive, dir)?;
+        loop {
+            match lease(dir, Scope::Manifest) {
+                Err(Error::Locked { .. }) => std::thread::sleep(Duration::from_millis(300)),
+                leased => return Ok(Self { _files: vec![file], _lease: leased? }),
             }
         }
-        let name = format!("{LOCK}.manifest");
-        let file = lock(dir, &name, FlockOperation::LockExclusive, dir)?;
-        Ok(Self { _files: vec![file], _lease: None })
     }
+}
 
-    /// A lease of an output in a store, and the folder of what is made for it.
-    fn lease(dir: &Path, scope: Scope) -> Result<Self, Error> {
-        create_folder(dir)?;
-        let lease = Lease::take(dir, &format!("{LOCK}."), &holder_name(), scope);
-        let lease = lease.map_err(|refused| match refused {
-            Refused::Held { holder } => Error::Locked { path: dir.to_owned(), holder },
-            Refused::Io(source) => Error::io("lock", dir)(source),
-        })?;
-        Ok(Self { _files: Vec::new(), _lease: Some(lease) })
+/// The lease of an output in a store. Between processes of one machine its locks decide before.
+fn lease(dir: &Path, scope: Scope) -> Result<Option<Lease>, Error> {
+    if !store::is_url(dir) {
+        return Ok(None);
+    }
+    match Lease::take(dir, &format!("{LOCK}."), &holder_name(), scope) {
+        Ok(lease) => Ok(Some(lease)),
+        Err(Refused::Held { holder }) => Err(Error::Locked { path: dir.to_owned(), holder }),
+        Err(Refused::Io(source)) => Err(Error::io("lock", dir)(source)),
     }
 }
 

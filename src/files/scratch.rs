@@ -15,14 +15,28 @@ use crate::digest;
 use crate::error::Error;
 use crate::store;
 
+/// What in the environment says which store a URL is of.
+const PLACES: [&str; 5] = [
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT",
+    "AZURE_STORAGE_ENDPOINT",
+    "AZURE_STORAGE_ACCOUNT_NAME",
+];
+
 /// The folder of this machine in which files of an output folder are made: itself, if it is one.
 pub fn folder(dir: &Path) -> PathBuf {
     if !store::is_url(dir) {
         return dir.to_owned();
     }
     let url = dir.as_os_str().as_bytes();
-    let url = url.strip_suffix(b"/").unwrap_or(url);
-    above().join(&digest::of_bytes(url)[..16])
+    let mut place = url.strip_suffix(b"/").unwrap_or(url).to_vec();
+    // One URL is another place at another endpoint, or of another account.
+    for name in PLACES {
+        place.push(0);
+        place.extend(std::env::var_os(name).unwrap_or_default().as_bytes());
+    }
+    above().join(&digest::of_bytes(&place)[..16])
 }
 
 fn above() -> PathBuf {

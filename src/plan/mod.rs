@@ -20,7 +20,7 @@ use std::path::Path;
 use arrow::datatypes::SchemaRef;
 
 pub use memory::Memory;
-pub use resume::{Resume, Wanted};
+pub use resume::{Resume, Wanted, published};
 pub use sources::is_stdin;
 pub use stdin::Spool;
 
@@ -176,6 +176,12 @@ impl Plan {
             })
         };
         indices.iter().map(part).collect()
+    }
+
+    /// The parts of one of `of` shares of the same size, counted from 0: those that follow one another.
+    pub fn share(&self, index: usize, of: usize) -> Vec<Part> {
+        let at = |share: usize| (self.parts.len() as u128 * share as u128 / of as u128) as usize;
+        self.parts[at(index)..at(index + 1)].to_vec()
     }
 
     /// The input columns that show the image and the first caption in words, where they are used.

@@ -167,7 +167,7 @@ impl Plan {
             if !is_wanted {
                 continue;
             }
-            let found = if there.contains_key(&name) {
+            let found = if matches!(there.get(&name), Some(Some(_))) {
                 read_part(&dir.join(&name))?
             } else {
                 Found::Nothing
@@ -189,8 +189,7 @@ impl Plan {
                     impostors.push(name);
                 }
                 Found::Part(_) if is_new && !wanted.redo_changed => {
-                    let difference = format!("{name} came from another input, model or setting");
-                    return Err(Error::OutputDiffers { path: dir.to_owned(), difference });
+                    return Err(another(dir, &name));
                 }
                 Found::Damaged => {
                     notes.push(format!("{name} is damaged, and has to be made again"))
@@ -265,6 +264,27 @@ impl Plan {
         }
         Ok(stale)
     }
+}
+
+/// A part that is there already, whole and of this plan, by its key.
+///
+/// # Errors
+/// `OutputDiffers` for one that came from another input, model or setting.
+pub fn published(dir: &Path, part: Part, key: &str) -> Result<Option<PartRecord>, Error> {
+    let path = dir.join(part.file_name());
+    if !files::exists(&path)? {
+        return Ok(None);
+    }
+    match read_part(&path)? {
+        Found::Part(found) if found.about.key == key => Ok(Some(found)),
+        Found::Part(_) => Err(another(dir, &part.file_name())),
+        Found::Damaged | Found::Nothing => Ok(None),
+    }
+}
+
+fn another(dir: &Path, name: &str) -> Error {
+    let difference = format!("{name} came from another input, model or setting");
+    Error::OutputDiffers { path: dir.to_owned(), difference }
 }
 
 /// What is under a part's name.

@@ -8,8 +8,8 @@ use super::{Plan, is_stream};
 use crate::error::Error;
 use crate::images::{ImageLoader, PathLoader, PlaceLoader, Shard};
 use crate::source::{
-    BesideSource, ElementsSource, FolderSource, Folders, InputFile, Members, ParquetSource, Part,
-    Source, WebdatasetSource, find_all, find_beside, find_shards, open_files, open_folder,
+    BesideSource, ElementsSource, FolderSource, Folders, InputFile, Members, Open, ParquetSource,
+    Part, Source, WebdatasetSource, find_all, find_beside, find_shards, open_files, open_folder,
     open_shards, partition,
 };
 use crate::spec::{
@@ -128,34 +128,70 @@ fn beside(spec: &PipelineSpec) -> Option<Members> {
 impl Plan {
     /// What reads some of the plan's parts.
     pub(super) fn source(&self, parts: Vec<Part>) -> Box<dyn Source> {
-        self.in_pieces(self.whole(parts))
+        self.reading().source(self.inputs.clone(), parts)
+    }
+
+    /// What reads parts one by one, as they are asked for.
+    pub(super) fn source_of_each(&self) -> Open {
+        let (inputs, reading) = (self.inputs.clone(), self.reading());
+        Box::new(move |part| {
+            let input = inputs[part.input].clone();
+            reading.source(vec![input], vec![Part { input: 0, ..part }])
+        })
     }
 
     /// The batches of a source, in pieces where rows hold lists.
     pub(super) fn in_pieces(&self, source: Box<dyn Source>) -> Box<dyn Source> {
-        match self.lists.lists.as_slice() {
+        self.reading().in_pieces(source)
+    }
+
+    fn reading(&self) -> Reading {
+        Reading {
+            source: self.spec.source.clone(),
+            beside: beside(&self.spec),
+            lists: self.lists.lists.clone(),
+            batch_size: self.batch_size,
+        }
+    }
+}
+
+/// How rows are read, whatever the files.
+struct Reading {
+    source: SourceSpec,
+    /// What of the shards beside tables is read.
+    beside: Option<Members>,
+    /// Columns of lists that are used.
+    lists: Vec<String>,
+    batch_size: usize,
+}
+
+impl Reading {
+    fn source(&self, inputs: Vec<InputFile>, parts: Vec<Part>) -> Box<dyn Source> {
+        self.in_pieces(self.whole(inputs, parts))
+    }
+
+    fn in_pieces(&self, source: Box<dyn Source>) -> Box<dyn Source> {
+        match self.lists.as_slice() {
             [] => source,
             lists => Box::new(ElementsSource::new(source, lists.to_vec(), self.batch_size)),
         }
     }
 
-    fn whole(&self, parts: Vec<Part>) -> Box<dyn Source> {
-        let inputs = self.inputs.clone();
-        match &self.spec.source {
+    fn whole(&self, inputs: Vec<InputFile>, parts: Vec<Part>) -> Box<dyn Source> {
+        match &self.source {
             SourceSpec::Parquet(source) => {
                 let of_parts: Vec<_> = parts.iter().map(|part| (part.index, part.input)).collect();
                 let tables = ParquetSource::new(inputs.clone(), parts, self.batch_size);
-                let Some((members, keys)) = beside(&self.spec).zip(source.image.clone()) else {
+                let Some(with) = self.beside.clone().zip(source.image.clone()) else {
                     return Box::new(tables);
                 };
-                let with = (members, keys);
                 Box::new(BesideSource::new(Box::new(tables), of_parts, inputs, with))
             }
             SourceSpec::Webdataset(source) => {
                 Box::new(WebdatasetSource::new(inputs, of_shards(source), parts, self.batch_size))
             }
             SourceSpec::Folder(source) => {
-                let folder = inputs[0].clone();
+                let folder = inputs.into_iter().next().expect("a folder is one input");
                 Box::new(FolderSource::new(folder, of_folder(source), parts, self.batch_size))
             }
         }

@@ -4,6 +4,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -19,9 +21,9 @@ use crate::model::device;
 use crate::prepare::{CaptionReader, CaptionStep, ImageStep, Prepare};
 use crate::run::{LoadModels, Stages};
 use crate::sink::{ParquetSink, PartOptions, Sink, StreamSink};
-use crate::source::{Part, Source};
+use crate::source::{AskedSource, Part, Source};
 use crate::travel::travel_field;
-use crate::write::{Output, OutputRows, PartWriter, StreamWriter};
+use crate::write::{AskedWriter, Follow, Output, OutputRows, PartWriter, StreamWriter};
 
 /// Where it is written down which images are being decoded, and which are known to kill who does.
 struct Watch {
@@ -38,14 +40,45 @@ impl Plan {
         writes_manifest: bool,
     ) -> Result<Stages<PartWriter>, Error> {
         let Resume { manifest, remaining: parts, keys, .. } = resume;
+        let watch = self.watch_parts(manifest.killers.clone())?;
+        let source = self.source(parts.clone());
+        let follow: Follow = Box::new(|_| Ok(()));
+        let writer = self.part_writer((manifest, keys), parts, (writes_manifest, follow));
+        self.assemble(source, watch, writer)
+    }
+
+    /// Makes the stages that do the parts which are asked for, each for who holds its lock, until
+    /// nobody will ask any more.
+    pub fn stages_of_asked(
+        self,
+        resume: Resume,
+        (asked, open): (Receiver<Part>, Arc<AtomicUsize>),
+        follow: Follow,
+    ) -> Result<Stages<AskedWriter>, Error> {
+        let Resume { manifest, keys, .. } = resume;
+        let watch = self.watch_parts(manifest.killers.clone())?;
+        let source = Box::new(AskedSource::new(asked, self.source_of_each()));
+        let parts = self.parts.clone();
+        let writer = self.part_writer((manifest, keys), parts, (false, follow));
+        self.assemble(source, watch, AskedWriter::new(writer, open))
+    }
+
+    fn watch_parts(&self, killers: Vec<Killer>) -> Result<Option<Watch>, Error> {
         let parts_of = (self.parts.clone(), self.inputs.clone());
-        let watch = self.watch(self.output(), manifest.killers.clone(), move |row, seconds| {
+        self.watch(self.output(), killers, move |row, seconds| {
             let Part { input, start, .. } = parts_of.0[row.part];
             let path = parts_of.1[input].path.clone();
             Error::DecoderHangs { path, row: start + row.row, seconds }
-        })?;
+        })
+    }
+
+    fn part_writer(
+        &self,
+        (manifest, keys): (Manifest, Vec<String>),
+        parts: Vec<Part>,
+        (writes_manifest, follow): (bool, Follow),
+    ) -> PartWriter {
         let sink = ParquetSink::new(self.output(), self.part_options(&manifest));
-        let source = self.source(parts.clone());
         let output = Output {
             dir: self.output().to_owned(),
             rows: self.output_rows(self.travelling()),
@@ -54,9 +87,10 @@ impl Plan {
             inputs: self.inputs.clone(),
             total_parts: self.parts.len(),
             manifest,
+            follow,
             writes_manifest,
         };
-        self.assemble(source, watch, PartWriter::new(Box::new(sink), output))
+        PartWriter::new(Box::new(sink), output)
     }
 
     /// Makes the stages of a run that gives its rows on as a stream: those of `stdin`, or of all

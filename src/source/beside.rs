@@ -19,6 +19,7 @@ use super::samples::Samples;
 use crate::batch::RowBatch;
 use crate::batch::hidden::{self, Place};
 use crate::error::Error;
+use crate::store::is_url;
 
 /// The shard beside a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,10 @@ pub struct Beside {
 /// `NotFound` where there is none, `Tar` for a damaged one or one with a sample twice.
 pub fn find_beside(inputs: &mut [InputFile], members: &Members) -> Result<(), Error> {
     let found = inputs.par_iter().map(|input| {
+        if is_url(&input.path) {
+            let problem = format!("{}: shards are read from disks alone", input.path.display());
+            return Err(Error::Setting { key: "image.shard".into(), problem });
+        }
         let path = input.path.with_extension("tar");
         if !path.exists() {
             let hint = ": [image.shard] reads images from the .tar of each table's name".into();

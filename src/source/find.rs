@@ -42,6 +42,10 @@ pub fn find_all(paths: &[PathBuf], folders: Folders) -> Result<Vec<Found>, Error
 /// Those of [`find_all`].
 pub fn find_shards(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     let found = find_each(paths, |path| {
+        if is_url(path) {
+            let problem = format!("{}: shards are read from disks alone", path.display());
+            return Err(Error::Setting { key: "the source's path".into(), problem });
+        }
         let paths = if path.exists() { vec![path.to_owned()] } else { in_braces(path)? };
         let mut found = Vec::new();
         for path in paths {
@@ -178,7 +182,12 @@ fn read_list(list: &Path) -> Result<Vec<PathBuf>, Error> {
     let lines = text.split(|byte| *byte == b'\n');
     let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let lines = lines.filter(|line| !line.is_empty());
-    let paths: Vec<_> = lines.map(|line| dir.join(std::ffi::OsStr::from_bytes(line))).collect();
+    // A URL is nobody's to be relative to.
+    let place = |line| match Path::new(std::ffi::OsStr::from_bytes(line)) {
+        url if is_url(url) => url.to_owned(),
+        path => dir.join(path),
+    };
+    let paths: Vec<_> = lines.map(place).collect();
     match paths.is_empty() {
         true => Err(Error::Setting {
             key: "the source's path".into(),

@@ -292,7 +292,7 @@ impl Opened {
 
     /// The same of a file that is open.
     pub fn of(path: &Path, file: WatchedFile) -> Result<Self, Error> {
-        let stamp = file.stamp().map_err(Error::io("read", path))?;
+        let stamp = file.first_stamp().map_err(Error::io("read", path))?;
         let load = || ArrowReaderMetadata::load(&file, ArrowReaderOptions::new());
         let metadata = guarded(path, load).map_err(|error| file.explain(path, error))?;
         guarded(path, || check_footer(metadata.metadata(), file.len()))?;
@@ -346,7 +346,9 @@ pub(super) fn will_read<'a>(
     // Those that follow one another are fetched together.
     let follows = |a: &(u64, u64), b: &(u64, u64)| a.0 + a.1 == b.0;
     for run in ranges.chunk_by(follows) {
-        file.will_read(run[0].0, run.iter().map(|(_, bytes)| bytes).sum());
+        if !file.will_read(run[0].0, run.iter().map(|(_, bytes)| bytes).sum()) {
+            return;
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A source reads tables only; the images that a row names are loaded by `images`.
 
+mod asked;
 mod beside;
 mod elements;
 mod find;
@@ -23,6 +24,7 @@ mod stream;
 mod tar;
 mod webdataset;
 
+pub use asked::{AskedSource, Open};
 pub use beside::{Beside, BesideSource, find_beside};
 pub use elements::ElementsSource;
 pub use find::{find_all, find_shards};

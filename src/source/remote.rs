@@ -5,7 +5,7 @@
 //! but the footer.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -28,26 +28,31 @@ const WILD: [char; 3] = ['*', '?', '['];
 pub fn find(url: &Path, end: &str) -> Result<Vec<PathBuf>, Error> {
     let listed = |error| Error::io("list", url)(error);
     let text = url.to_string_lossy();
-    let found: Vec<PathBuf> = if text.contains(WILD) {
+    if !text.ends_with('/') && is_there(url)? {
+        return Ok(vec![url.to_owned()]);
+    }
+    let (mut found, _) = store::level(url).map_err(listed)?;
+    if found.is_empty() && text.contains(WILD) {
         let pattern = glob::Pattern::new(&text).map_err(|error| Error::Setting {
             key: "the source's path".into(),
             problem: format!("\"{text}\" is not a glob: {error}"),
         })?;
         // A star is a part of one name, as on a disk.
         let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
-        let all = store::list(&base(url), true).map_err(listed)?;
-        let fits = |path: &PathBuf| pattern.matches_path_with(path, options);
-        all.into_iter().map(|entry| entry.path).filter(fits).collect()
-    } else {
-        if text.ends_with(end) && is_there(url)? {
-            return Ok(vec![url.to_owned()]);
-        }
-        store::list(url, false).map_err(listed)?.into_iter().map(|entry| entry.path).collect()
-    };
-    let found: Vec<_> = found.into_iter().filter(|path| is_data(path, end)).collect();
-    match found.is_empty() {
-        true => Err(Error::NoInput { path: url.to_owned() }),
-        false => Ok(found),
+        let fits = |path: &Path| pattern.matches_path_with(path, options) && is_data(path, end);
+        let base = base(url);
+        // What lies deeper is not listed where the pattern does not reach there.
+        let is_deep = text[base.to_string_lossy().len() + 1..].contains('/') || text.contains("**");
+        found = match is_deep {
+            true => store::beneath(&base, fits).map_err(listed)?,
+            false => store::level(&base).map_err(listed)?.0,
+        };
+        found.retain(|entry| fits(&entry.path));
+    }
+    let found = found.into_iter().map(|entry| entry.path).filter(|path| is_data(path, end));
+    match found.collect::<Vec<_>>() {
+        none if none.is_empty() => Err(Error::NoInput { path: url.to_owned() }),
+        found => Ok(found),
     }
 }
 
@@ -79,7 +84,7 @@ pub fn is_folder_of_keys(url: &Path) -> Result<bool, Error> {
     if url.to_string_lossy().contains(WILD) {
         return Ok(false);
     }
-    let folders = store::folders(url).map_err(Error::io("list", url))?;
+    let (_, folders) = store::level(url).map_err(Error::io("list", url))?;
     Ok(folders.iter().any(|name| key_value(name).is_some()))
 }
 
@@ -117,17 +122,12 @@ fn copy_footer(from: &WatchedFile, url: &Path, to: &Path) -> Result<(), Error> {
         // What the store refused, if it did.
         return Err(from.explain(url, no_parquet(url)));
     };
-    let mut bytes = Vec::new();
-    reader
-        .seek(SeekFrom::Start(at))
-        .and_then(|_| reader.read_to_end(&mut bytes))
-        .map_err(Error::io("read", url))?;
-    let file = File::create(to).map_err(Error::io("create", to))?;
-    let copied = file
-        .set_len(from.len())
-        .and_then(|()| file.write_all_at(&bytes, at))
-        .and_then(|()| file.write_all_at(b"PAR1", 0));
-    copied.map_err(Error::io("write", to))
+    // Piece by piece: the footer may say that it has any length.
+    let mut file = File::create(to).map_err(Error::io("create", to))?;
+    let begun = file.set_len(from.len()).and_then(|()| file.write_all_at(b"PAR1", 0));
+    begun.and_then(|()| file.seek(SeekFrom::Start(at))).map_err(Error::io("write", to))?;
+    reader.seek(SeekFrom::Start(at)).map_err(Error::io("read", url))?;
+    io::copy(&mut reader, &mut file).map(drop).map_err(Error::io("copy the footer of", url))
 }
 
 #[cfg(test)]

@@ -39,8 +39,6 @@ impl InputFile {
         let builder = opened.reader(path)?;
         let footer = builder.metadata().clone();
         self.check_group(&footer, group)?;
-        let check = || check_group(&Arc::new(file.clone()), &footer, group, MOST);
-        guarded(path, check).map_err(|error| file.explain(path, error))?;
         let mask = match columns {
             None => ProjectionMask::all(),
             Some(names) => {
@@ -52,6 +50,8 @@ impl InputFile {
         let leaves = footer.row_group(group).columns().iter().enumerate();
         let wanted = leaves.filter(|(leaf, _)| mask.leaf_included(*leaf));
         will_read(&file, wanted.map(|(_, chunk)| chunk));
+        let check = || check_group(&Arc::new(file.clone()), &footer, group, MOST);
+        guarded(path, check).map_err(|error| file.explain(path, error))?;
         let builder =
             builder.with_row_groups(vec![group]).with_projection(mask).with_batch_size(BATCH_ROWS);
         let reader = guarded(path, || builder.build())?;

@@ -7,18 +7,25 @@ use std::io;
 use object_store::Error;
 use object_store::client::{HttpError, HttpErrorKind};
 
+const REFUSED: &str = "the store refuses access, check its credentials in the environment";
+
 /// An error of the store as one of a disk.
 pub fn in_io(error: Error) -> io::Error {
     let kind = match &error {
         Error::NotFound { .. } => io::ErrorKind::NotFound,
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-            let why = "the store refuses access: check its credentials in the environment";
+            let why = format!("{REFUSED}: {}", in_words(&error));
             return io::Error::new(io::ErrorKind::PermissionDenied, why);
         }
         Error::Precondition { .. } => {
             return io::Error::new(io::ErrorKind::InvalidData, "it was changed while it was read");
         }
         Error::AlreadyExists { .. } => io::ErrorKind::AlreadyExists,
+        // Where machines of the clouds learn their credentials, when the environment has none.
+        Error::Generic { .. } if format!("{error:?}").contains("169.254.") => {
+            let why = format!("no credentials in the environment, and {}", in_words(&error));
+            return io::Error::new(io::ErrorKind::PermissionDenied, why);
+        }
         Error::Generic { .. } if is_away(&error) => io::ErrorKind::HostUnreachable,
         _ => io::ErrorKind::Other,
     };
@@ -34,6 +41,9 @@ fn is_away(error: &Error) -> bool {
         }
         // Its type is the library's own; it says what the server answered.
         let words = error.to_string();
+        if words.contains("Server returned error response") {
+            return true;
+        }
         if let Some((_, answer)) = words.split_once("non-2xx status code: ") {
             return matches!(answer.get(..3), Some("408" | "429" | "500" | "502" | "503" | "504"));
         }

@@ -3,29 +3,37 @@
 //! Stores have no locks. Who wants one puts an object of its own first and looks at those of the
 //! others then: of two who come at once, each sees the other or is seen. A holder renews its object;
 //! one that is not renewed for [`DEAD_AFTER`], by the clock of whoever waits, belongs to nobody, and
-//! neither does one of a process of this machine that is gone. A process that was stopped for longer
-//! and goes on writes the same parts as the one that took its place, whole as ever: what a lease saves
-//! is work.
+//! neither does one of a process of this machine that is gone. A holder that cannot renew its own for
+//! [`LOST_AFTER`] ends: the output may be somebody else's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
-use super::{list, put, read, remove};
+use super::{level, put, put_within, read, remove, remove_within};
+use crate::error::{self, Error};
 
 /// How often a holder renews its lease.
 const RENEWED_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a lease is taken for a living one that nobody renews.
-pub const DEAD_AFTER: Duration = Duration::from_secs(30);
+const DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a holder goes on whose lease cannot be renewed.
+const LOST_AFTER: Duration = Duration::from_secs(20);
+
+/// How long a lease is held back by a store that does not answer when it is let go.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// How often someone who waits looks.
-const LOOKED_EVERY: Duration = Duration::from_millis(500);
+const LOOKED_EVERY: Duration = Duration::from_secs(1);
 
 /// What a lease is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +97,16 @@ impl Process {
 
     /// Whether it is known to be gone: only this machine's are.
     fn is_gone(&self, own: &Process) -> bool {
-        self.machine == own.machine && Self::began(self.id).as_ref() != Some(&self.began)
+        // Where the kernel does not say which machine this is, nobody is known.
+        if self.machine != own.machine || self.machine.starts_with(' ') {
+            return false;
+        }
+        match Self::began(self.id) {
+            Some(began) => began != self.began,
+            // Others' processes may be hidden.
+            None => Pid::from_raw(self.id as i32)
+                .is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH)),
+        }
     }
 }
 
@@ -125,87 +142,138 @@ impl Lease {
     /// `Held`, after some seconds where the holder is on another machine; `Io`.
     pub fn take(dir: &Path, prefix: &str, holder: &str, scope: Scope) -> Result<Self, Refused> {
         let process = Process::own();
-        // The time first: of two who come at once, the earlier one goes on.
+        // Any order will do, as long as all see the same.
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let now = now.unwrap_or_default().as_nanos();
-        let name = format!("{prefix}{now:032}-{}-{}", process.id, &tag(&process));
-        let path = dir.join(name);
+        let path = dir.join(format!("{prefix}{now:032}-{}-{}", process.id, tag(&process)));
         let mut said = Said { holder: holder.to_owned(), process, scope, held: false, turn: 0 };
         // Dropped without a renewer, it only removes its object.
         let mut lease = Self { path, stop: None, renewer: None };
-        lease.say(&said)?;
-        lease.wait_for_others(dir, prefix, &said)?;
-        (said.held, said.turn) = (true, 1);
-        lease.say(&said)?;
+        lease.wait_for_others(dir, prefix, &mut said)?;
+        said.held = true;
+        lease.say(&mut said)?;
+        // Who was silent for too long meanwhile, and taken for dead, may have come back.
+        for (path, other) in others(dir, prefix, &lease.path)? {
+            if other.held && said.scope.excludes(&other.scope) && path < lease.path {
+                return Err(Refused::Held { holder: other.holder });
+            }
+        }
         let (stop, stopped) = channel();
         let path = lease.path.clone();
-        let renew = move || {
-            // Ended by whoever drops the lease.
-            while stopped.recv_timeout(RENEWED_EVERY) == Err(RecvTimeoutError::Timeout) {
-                said.turn += 1;
-                // One that fails is made good by the next; the store may be away for a while.
-                let _ = say(&path, &said);
-            }
-        };
+        let renew = move || renew(&path, said, &stopped);
         lease.renewer = Some(Builder::new().name("lease".to_owned()).spawn(renew)?);
         lease.stop = Some(stop);
         Ok(lease)
     }
 
-    fn say(&self, said: &Said) -> io::Result<()> {
+    fn say(&self, said: &mut Said) -> io::Result<()> {
+        said.turn += 1;
         say(&self.path, said)
     }
 
     /// Until nobody has a lease that excludes this one, or somebody who lives does.
-    fn wait_for_others(&self, dir: &Path, prefix: &str, own: &Said) -> Result<(), Refused> {
-        for entry in list(dir, false)? {
-            let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
-            if !name.starts_with(prefix) || entry.path == self.path {
-                continue;
+    fn wait_for_others(&self, dir: &Path, prefix: &str, own: &mut Said) -> Result<(), Refused> {
+        // What each said last, and since when it has said nothing else.
+        let mut heard: HashMap<PathBuf, (Said, Instant)> = HashMap::new();
+        loop {
+            // Others wait for this one too, and want to know that it lives.
+            self.say(own)?;
+            let mut is_free = true;
+            for (path, other) in others(dir, prefix, &self.path)? {
+                if other.process.is_gone(&own.process) {
+                    remove(&path)?;
+                    continue;
+                }
+                if !own.scope.excludes(&other.scope) {
+                    continue;
+                }
+                let now = || (other.clone(), Instant::now());
+                let (last, since) = heard.entry(path.clone()).or_insert_with(now);
+                let is_new = *last != other;
+                if is_new {
+                    (*last, *since) = now();
+                }
+                // Of two who wait, the one whose name comes first goes on and the other leaves.
+                let goes_first = other.held || path < self.path;
+                let lives = is_new || other.process.machine == own.process.machine;
+                if goes_first && lives {
+                    return Err(Refused::Held { holder: other.holder });
+                }
+                if since.elapsed() > DEAD_AFTER {
+                    remove(&path)?;
+                } else {
+                    is_free = false;
+                }
             }
-            let Some(mut last) = heard(&entry.path)? else { continue };
-            let mut since = Instant::now();
-            while own.scope.excludes(&last.scope) {
-                let holder = || last.holder.clone();
-                // Of two who have only just come, the earlier goes on.
-                if !last.held && entry.path < self.path && !last.process.is_gone(&own.process) {
-                    return Err(Refused::Held { holder: holder() });
-                }
-                if last.process.is_gone(&own.process) || since.elapsed() > DEAD_AFTER {
-                    remove(&entry.path)?;
-                    break;
-                }
-                if last.held && last.process.machine == own.process.machine {
-                    return Err(Refused::Held { holder: holder() });
-                }
-                std::thread::sleep(LOOKED_EVERY);
-                let Some(now) = heard(&entry.path)? else { break };
-                if now != last {
-                    if now.held && last.held {
-                        return Err(Refused::Held { holder: holder() });
-                    }
-                    (last, since) = (now, Instant::now());
-                }
+            if is_free {
+                return Ok(());
             }
+            std::thread::sleep(LOOKED_EVERY);
         }
-        Ok(())
     }
 }
 
+/// Says that the holder lives, until it lets go.
+fn renew(path: &Path, mut said: Said, stopped: &Receiver<()>) {
+    let mut last = Instant::now();
+    // Ended by whoever drops the lease.
+    while stopped.recv_timeout(RENEWED_EVERY) == Err(RecvTimeoutError::Timeout) {
+        if last.elapsed() < LOST_AFTER {
+            said.turn += 1;
+            let renewed = say_within(path, &said, LOST_AFTER / 2);
+            // One that fails is made good by the next.
+            if renewed.is_ok() {
+                last = Instant::now();
+            }
+        }
+        if last.elapsed() >= LOST_AFTER {
+            // Somebody else may have the output by now.
+            let why = "nobody could be told for too long that this process lives";
+            let source = io::Error::new(io::ErrorKind::HostUnreachable, why);
+            error::exit(&Error::io("keep the lease", path)(source));
+        }
+    }
+}
+
+/// The leases in a folder, but for one's own. What is not understood is nobody's.
+fn others(dir: &Path, prefix: &str, own: &Path) -> io::Result<Vec<(PathBuf, Said)>> {
+    let mut found = Vec::new();
+    for entry in level(dir)?.0 {
+        let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(prefix)
+            && entry.path != own
+            && let Some(said) = heard(&entry.path)?
+        {
+            found.push((entry.path, said));
+        }
+    }
+    Ok(found)
+}
+
 impl Drop for Lease {
+    /// Takes no longer than some seconds, whatever the store does: what stays is dead, as its process is.
     fn drop(&mut self) {
         self.stop = None;
-        if let Some(renewer) = self.renewer.take() {
-            // It has nothing to say but that it ended.
-            let _ = renewer.join();
+        let until = Instant::now() + FAREWELL;
+        while self.renewer.as_ref().is_some_and(|thread| !thread.is_finished())
+            && Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(5));
         }
-        // Best effort: one that stays is dead, as its process is.
-        let _ = remove(&self.path);
+        let _ = remove_within(&self.path, FAREWELL);
     }
 }
 
 fn say(path: &Path, said: &Said) -> io::Result<()> {
-    put(path, &serde_json::to_vec(said).expect("strings and numbers are JSON"))
+    put(path, &json(said))
+}
+
+fn say_within(path: &Path, said: &Said, limit: Duration) -> io::Result<()> {
+    put_within(path, &json(said), limit)
+}
+
+fn json(said: &Said) -> Vec<u8> {
+    serde_json::to_vec(said).expect("strings and numbers are JSON")
 }
 
 /// What a lease says, if it is there. One that says nothing that is understood is nobody's.

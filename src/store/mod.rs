@@ -26,7 +26,7 @@ use object_store::client::{HttpConnector, ReqwestConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as Key;
 use object_store::{
-    ClientOptions, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig, WriteMultipart,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig, WriteMultipart,
 };
 use tokio::runtime::Runtime;
 
@@ -47,11 +47,20 @@ pub enum Cloud {
 const SCHEMES: [(&str, Cloud); 3] =
     [("s3://", Cloud::S3), ("gs://", Cloud::Gs), ("az://", Cloud::Az)];
 
-/// Objects of more bytes than this are put in pieces of it.
+/// Objects of more bytes than this are put in pieces of it, or of more where there would be too many.
 const PIECE: usize = 8 << 20;
+
+/// The most pieces of an object; S3 has 10,000.
+const MOST_PIECES: u64 = 9_000;
+
+/// The most bytes of an object that is read at once.
+pub const MOST_BYTES: u64 = 1 << 30;
 
 /// Pieces of one object that are on their way at once.
 const PIECES_AT_ONCE: usize = 4;
+
+/// How long a store is asked to forget an upload that went wrong.
+const ABORTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a request is tried again that may go better, in seconds, where [`PATIENCE`] does not say.
 const SECONDS: u64 = 60;
@@ -98,9 +107,16 @@ fn store(cloud: Cloud, bucket: &str) -> io::Result<Arc<dyn ObjectStore>> {
     if let Some(store) = open.get(&at) {
         return Ok(store.clone());
     }
-    let seconds = std::env::var(PATIENCE).ok().and_then(|text| text.trim().parse().ok());
-    let retry_timeout = Duration::from_secs(seconds.unwrap_or(SECONDS));
-    let retry = RetryConfig { retry_timeout, ..RetryConfig::default() };
+    let seconds = match std::env::var(PATIENCE) {
+        Err(_) => SECONDS,
+        Ok(text) => text.trim().parse().map_err(|_| {
+            let why = format!("{PATIENCE}={text} is no number of seconds");
+            io::Error::new(io::ErrorKind::InvalidInput, why)
+        })?,
+    };
+    let retry_timeout = Duration::from_secs(seconds);
+    // As often as there is time for.
+    let retry = RetryConfig { retry_timeout, max_retries: usize::MAX, ..RetryConfig::default() };
     let store = connect(cloud, bucket, ReqwestConnector::default(), retry).map_err(in_io)?;
     open.insert(at, store.clone());
     Ok(store)
@@ -130,14 +146,10 @@ pub fn connect(
             let endpoint = store.get_config_value(&AmazonS3ConfigKey::Endpoint);
             // Whoever names such an endpoint means it.
             let is_plain = endpoint.is_some_and(|url| url.starts_with("http://"));
-            let store = if is_plain { store.with_client_options(plain()) } else { store };
+            let store = if is_plain { store.with_allow_http(true) } else { store };
             Arc::new(store.with_http_connector(connector).with_retry(retry).build()?)
         }
     })
-}
-
-fn plain() -> ClientOptions {
-    ClientOptions::new().with_allow_http(true)
 }
 
 /// Waits for a request.
@@ -163,7 +175,14 @@ fn wait<T>(request: impl Future<Output = io::Result<T>>) -> io::Result<T> {
 /// `NotFound`, and what the store refuses.
 pub fn read(path: &Path) -> io::Result<Bytes> {
     let Place { store, key } = Place::of(path)?;
-    wait(async { store.get(&key).await.map_err(in_io)?.bytes().await.map_err(in_io) })
+    wait(async {
+        let found = store.get(&key).await.map_err(in_io)?;
+        if found.meta.size > MOST_BYTES {
+            let why = format!("it has {} bytes: that is no record", found.meta.size);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
+        found.bytes().await.map_err(in_io)
+    })
 }
 
 /// Puts a small object, whole, in the place of whatever is there.
@@ -178,18 +197,19 @@ pub fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn upload(path: &Path, mut file: &File) -> io::Result<()> {
     let Place { store, key } = Place::of(path)?;
     let bytes = file.metadata()?.len();
-    if bytes <= PIECE as u64 {
+    let size = PIECE.max(bytes.div_ceil(MOST_PIECES) as usize);
+    if bytes <= size as u64 {
         let mut content = Vec::with_capacity(bytes as usize);
         file.read_to_end(&mut content)?;
         return put(path, &content);
     }
     wait(async {
         let upload = store.put_multipart(&key).await.map_err(in_io)?;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, PIECE);
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, size);
         let sent = async {
             loop {
-                let mut piece = Vec::with_capacity(PIECE);
-                if file.take(PIECE as u64).read_to_end(&mut piece)? == 0 {
+                let mut piece = Vec::with_capacity(size);
+                if file.take(size as u64).read_to_end(&mut piece)? == 0 {
                     return Ok(());
                 }
                 upload.wait_for_capacity(PIECES_AT_ONCE).await.map_err(in_io)?;
@@ -200,11 +220,34 @@ pub fn upload(path: &Path, mut file: &File) -> io::Result<()> {
             Ok(()) => upload.finish().await.map(drop).map_err(in_io),
             Err(error) => {
                 // Best effort: a bucket's own rules remove what was begun and never ended.
-                let _ = upload.abort().await;
+                let _ = tokio::time::timeout(ABORTED_WITHIN, upload.abort()).await;
                 Err(error)
             }
         }
     })
+}
+
+/// The same within a time, or not at all.
+fn put_within(path: &Path, bytes: &[u8], limit: Duration) -> io::Result<()> {
+    let Place { store, key } = Place::of(path)?;
+    let payload = PutPayload::from(bytes.to_vec());
+    wait(async { within(limit, store.put(&key, payload)).await.map(drop) })
+}
+
+async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = object_store::Result<T>>,
+) -> io::Result<T> {
+    match tokio::time::timeout(limit, request).await {
+        Ok(done) => done.map_err(in_io),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Removes an object within a time, or not at all.
+fn remove_within(path: &Path, limit: Duration) -> io::Result<()> {
+    let Place { store, key } = Place::of(path)?;
+    wait(within(limit, store.delete(&key)))
 }
 
 /// Removes an object. One that is not there is removed already.
@@ -225,35 +268,40 @@ pub struct Entry {
     pub bytes: u64,
 }
 
-/// The objects beneath a URL, by path: those in it, and where `deep`, in what is beneath it too. One
-/// that is not there has none.
-pub fn list(dir: &Path, deep: bool) -> io::Result<Vec<Entry>> {
+/// The objects in a folder, by path, and the names of the folders in it, as keys with slashes make
+/// them. One that is not there has none.
+pub fn level(dir: &Path) -> io::Result<(Vec<Entry>, Vec<String>)> {
     let Place { store, key } = Place::of(dir)?;
-    let base = format!("{}/", dir.to_string_lossy().trim_end_matches('/'));
-    let entry = |meta: object_store::ObjectMeta| {
-        // As this store's keys are written, and as the caller wrote what is before them.
-        let beneath = meta.location.as_ref().strip_prefix(key.as_ref()).unwrap_or_default();
-        let path = PathBuf::from(format!("{base}{}", beneath.trim_start_matches('/')));
-        Entry { path, bytes: meta.size }
-    };
+    let level = wait(async { store.list_with_delimiter(Some(&key)).await.map_err(in_io) })?;
+    let mut found: Vec<_> =
+        level.objects.into_iter().filter_map(|meta| entry(dir, &key, &meta)).collect();
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    let name = |folder: &Key| folder.filename().map(str::to_owned);
+    Ok((found, level.common_prefixes.iter().filter_map(name).collect()))
+}
+
+/// The objects beneath a folder, at any depth, that are wanted; by path.
+pub fn beneath(dir: &Path, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<Entry>> {
+    let Place { store, key } = Place::of(dir)?;
     let mut found = wait(async {
-        if deep {
-            store.list(Some(&key)).map_ok(entry).try_collect::<Vec<_>>().await.map_err(in_io)
-        } else {
-            let level = store.list_with_delimiter(Some(&key)).await.map_err(in_io)?;
-            Ok(level.objects.into_iter().map(entry).collect())
+        let mut listed = store.list(Some(&key));
+        let mut found = Vec::new();
+        while let Some(meta) = listed.try_next().await.map_err(in_io)? {
+            found.extend(entry(dir, &key, &meta).filter(|entry| wanted(&entry.path)));
         }
+        Ok(found)
     })?;
     found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 
-/// The names of the folders in a folder, as keys with slashes make them.
-pub fn folders(dir: &Path) -> io::Result<Vec<String>> {
-    let Place { store, key } = Place::of(dir)?;
-    let level = wait(async { store.list_with_delimiter(Some(&key)).await.map_err(in_io) })?;
-    let name = |folder: &Key| folder.filename().map(str::to_owned);
-    Ok(level.common_prefixes.iter().filter_map(name).collect())
+/// An object beneath a folder, its path as the caller wrote the folder's; none for the folder's own
+/// mark, which consoles make.
+fn entry(dir: &Path, key: &Key, meta: &ObjectMeta) -> Option<Entry> {
+    let base = dir.to_string_lossy();
+    let beneath = meta.location.as_ref().strip_prefix(key.as_ref())?.trim_start_matches('/');
+    let path = format!("{}/{beneath}", base.trim_end_matches('/'));
+    (!beneath.is_empty()).then(|| Entry { path: path.into(), bytes: meta.size })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::error::in_io;
@@ -73,6 +73,11 @@ impl Object {
         self.0.meta.size
     }
 
+    /// How long the object was and when it had been put, when it was opened.
+    pub fn first_stamp(&self) -> (u64, i128) {
+        (self.0.meta.size, nanoseconds(&self.0.meta))
+    }
+
     /// How long the object is now and when it was put, in nanoseconds since 1970.
     pub fn stamp(&self) -> io::Result<(u64, i128)> {
         let Inner { store, meta, .. } = self.0.as_ref();
@@ -97,9 +102,9 @@ impl Object {
         Ok(n)
     }
 
-    /// Fetches what will be read soon, in several requests at once, as far as it is kept. One that
-    /// fails is tried again by whoever reads there.
-    pub fn will_read(&self, from: u64, bytes: u64) {
+    /// Fetches what will be read soon, in several requests at once, as far as it is kept. Whether that
+    /// went well: whoever reads there hears why not.
+    pub fn will_read(&self, from: u64, bytes: u64) -> bool {
         let end = from.saturating_add(bytes).min(self.bytes());
         let (first, end) = (from / BLOCK, end.div_ceil(BLOCK));
         let end = end.min(first + KEPT as u64 / 2);
@@ -110,15 +115,12 @@ impl Object {
             pieces.filter(|(start, n)| !blocks.have(*start, *n)).collect()
         };
         let fetch = |(start, n): (u64, u64)| async move {
-            if let Ok(fetched) = self.fetch(start * BLOCK, n * BLOCK).await {
-                self.keep(start, &fetched, n);
-            }
+            let fetched = self.fetch(start * BLOCK, n * BLOCK).await?;
+            self.keep(start, &fetched, n);
+            Ok(())
         };
         let fetched = stream::iter(missing).map(fetch).buffer_unordered(FETCHED_AT_ONCE);
-        let _ = wait(async {
-            fetched.collect::<()>().await;
-            Ok(())
-        });
+        wait(fetched.try_collect::<()>()).is_ok()
     }
 
     fn block(&self, number: u64) -> io::Result<Bytes> {

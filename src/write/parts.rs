@@ -12,6 +12,20 @@ use crate::manifest::{Manifest, PartAbout, PartRecord};
 use crate::sink::{Published, Sink};
 use crate::source::{InputFile, Part};
 
+/// What happens to parts, told to whoever follows.
+#[derive(Debug, Clone, Copy)]
+pub enum PartEvent<'a> {
+    /// Its first batch is here.
+    Started(Part),
+    /// So many of its rows are written.
+    Rows(Part, u64),
+    /// It is complete.
+    Done(Part, &'a PartRecord),
+}
+
+/// Follows parts. An error of it ends the run.
+pub type Follow = Box<dyn FnMut(PartEvent<'_>) -> Result<(), Error>>;
+
 /// What the stage needs to know of the plan.
 pub struct Output {
     pub dir: PathBuf,
@@ -26,6 +40,7 @@ pub struct Output {
     pub total_parts: usize,
     /// Updated after every part.
     pub manifest: Manifest,
+    pub follow: Follow,
     /// Whether the folder's manifest is this run's to write. Else others work on the output too,
     /// and what the parts say of themselves is collected in the end.
     pub writes_manifest: bool,
@@ -65,7 +80,8 @@ impl PartWriter {
         let about = PartAbout { key: self.output.keys[part.index].clone(), rows_in, statuses };
         let Published { rows: rows_out, bytes, sha256 } = self.sink.publish(about.to_json())?;
         let record = PartRecord { about, rows_out, bytes, sha256 };
-        self.output.manifest.parts.insert(part.file_name(), record);
+        let recorded = self.output.manifest.parts.entry(part.file_name()).insert_entry(record);
+        (self.output.follow)(PartEvent::Done(part, recorded.get()))?;
         match self.output.writes_manifest {
             true => self.output.manifest.write(&self.output.dir),
             false => Ok(()),
@@ -83,6 +99,7 @@ impl Writer for PartWriter {
             None => {
                 let part = self.output.part(batch.position.part);
                 self.sink.begin(&part.file_name(), &self.output.inputs[part.input].metadata)?;
+                (self.output.follow)(PartEvent::Started(part))?;
                 self.open.insert(OpenPart { part, rows_in: 0, statuses: BTreeMap::new() })
             }
         };
@@ -93,6 +110,8 @@ impl Writer for PartWriter {
         let Filled { rows, failed } = self.output.rows.fill(batch, &mut open.statuses, place)?;
         open.rows_in += batch.given().num_rows() as u64;
         self.sink.write(&rows)?;
+        let (part, rows) = (open.part, open.rows_in);
+        (self.output.follow)(PartEvent::Rows(part, rows))?;
         if batch.position.last {
             self.publish()?;
         }

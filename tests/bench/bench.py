@@ -262,10 +262,10 @@ class Bench:
 
     def several(self):
         """The feed of two models of the same pixels: in one pass, against a run of each."""
-        rows, table = 256, self.data / "table.parquet"
-        one = Run(table, {"a": "image_embedding"}, precision="bf16", rows=rows)
+        rows, table = 128, self.data / "table.parquet"
+        one = Run(table, {"a": "image_embedding"}, precision="f32", rows=rows)
         both = {"a": ("image_embedding", "a"), "b": ("image_embedding", "b")}
-        two = Run(table, both, precision="bf16", rows=rows, names=[".a", ".b"])
+        two = Run(table, both, precision="f32", rows=rows, names=[".a", ".b"])
 
         def feed(run):
             run.seconds()

@@ -67,6 +67,20 @@ impl S3 {
         self.ask(json!({ "mirror": prefix, "folder": folder }));
     }
 
+    /// Stops answering, as a store that is away.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill is there").success());
+    }
+
     /// The program, told where the store is; what it makes on its way there is made in `scratch`.
     pub fn command<S: AsRef<std::ffi::OsStr>>(
         &self,

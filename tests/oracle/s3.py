@@ -3,9 +3,9 @@
 Prints the port, then answers each line of stdin with one of stdout, JSON both, until stdin is closed.
 Keys begin with the bucket, which is made where it is missing:
 
-    {"put": "bucket/key", "file": path}      {"get": "bucket/key", "file": path}
-    {"list": "bucket/prefix"}                {"delete": "bucket/key"}
-    {"uploads": "bucket"}                    {"mirror": "bucket/prefix", "folder": path}
+    {"put": "bucket/key", "file": path}      {"delete": "bucket/key"}
+    {"list": "bucket/prefix"}                {"mirror": "bucket/prefix", "folder": path}
+    {"uploads": "bucket"}
 """
 
 import json
@@ -44,9 +44,6 @@ def listed(url):
 def answer(asked):
     if "put" in asked:
         client.put_object(**place(asked["put"]), Body=pathlib.Path(asked["file"]).read_bytes())
-    elif "get" in asked:
-        body = client.get_object(**place(asked["get"]))["Body"].read()
-        pathlib.Path(asked["file"]).write_bytes(body)
     elif "list" in asked:
         return listed(asked["list"])
     elif "delete" in asked:
