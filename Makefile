@@ -33,9 +33,11 @@ build: setup ## Build the program: target/release/clipmill
 run: build ## Score the sample table and show which captions do not fit
 	target/release/clipmill run pipelines/sample.toml
 
+# Unit tests in one process: LibTorch takes half a second to start, and there are hundreds of them.
 test: setup $(VENV_ORACLES) browser ## Run all tests, against the oracles in tests/requirements.txt
 	@if cargo nextest --version >/dev/null 2>&1; then \
-	  echo cargo nextest run $(CARGO_FLAGS); cargo nextest run $(CARGO_FLAGS); \
+	  echo cargo test $(CARGO_FLAGS) --lib; cargo test $(CARGO_FLAGS) --lib -- --quiet; \
+	  echo cargo nextest run $(CARGO_FLAGS); cargo nextest run $(CARGO_FLAGS) -E 'not kind(lib)'; \
 	else \
 	  echo cargo test $(CARGO_FLAGS); cargo test $(CARGO_FLAGS); \
 	fi

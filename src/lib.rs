@@ -99,7 +99,7 @@
 //! | [`report`] | `run_report.json` | `error files analysis model` |
 //! | [`prepare`] | the second stage's work on one batch | `error batch crash digest images text vectors` |
 //! | [`encode`] | the third stage's | `error batch model` |
-//! | [`mod@write`] | the last stage's: `Writer`: parts and the manifest, or a stream | `error spec batch columns manifest sink source` |
+//! | [`mod@write`] | the last stage's: `Writer`: parts and the manifest, parts that are asked for, or a stream | `error spec batch columns manifest sink source` |
 //! | [`run`] | stage threads, channels, join; knows traits, not what is behind them | `error batch encode model prepare progress source write` |
 //! | [`plan`] | the spec resolved against disk and device; knows every builder | anything |
 //! | [`cli`], [`command`] | clap structs; one file a subcommand | anything |

@@ -130,7 +130,7 @@ fn killed_at_any_time_any_number_of_times_a_run_ends_as_if_undisturbed() {
     // The latest kill, in microseconds: later where most runs are killed, so that some come to their
     // end, and earlier where few are.
     let latest = AtomicU64::new(begun.elapsed().as_micros() as u64);
-    let n = trials(200);
+    let n = trials(100);
     // Several at a time; a complete one gets one more run, which has nothing to do, and is then
     // left for a new one.
     let at_work: Vec<_> = (0..8).map(|_| AtomicUsize::new(0)).collect();

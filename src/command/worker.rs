@@ -41,14 +41,11 @@ struct Asked {
 
 pub fn worker(args: &WorkerArgs) -> Result<(), Error> {
     let at = Arc::new(Mutex::new(None));
-    work(args, &at).map_err(|error| {
-        let part = *locked(&at);
-        let (code, error_text) = (error.exit_code(), in_words(&error));
+    work(args, &at).inspect_err(|error| {
+        let (part, code, why) = (*locked(&at), error.exit_code(), in_words(error));
         // Nobody may be left to hear of it; the exit code tells.
-        let _ = tell(json!({
-            "event": "failed", "part": part, "error": error_text, "exit_code": code
-        }));
-        error
+        let failed = json!({ "event": "failed", "part": part, "error": why, "exit_code": code });
+        let _ = tell(failed);
     })
 }
 
