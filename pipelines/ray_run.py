@@ -474,7 +474,8 @@ def schedule(args: argparse.Namespace, options: list[str]) -> int:
     run(job, lambda: actor_class.remote(command, os.getcwd()), Progress(job, args.quiet))
     # The nodes are free for others.
     ray.shutdown()
-    return finalize(clipmill("finalize", *quiet))
+    # With the workers' settings, which the output says it was made with.
+    return finalize(clipmill("finalize", *threads, *quiet))
 
 
 def main(argv: list[str]) -> int:

@@ -58,8 +58,9 @@ class Bench:
         ):
             assert old in text, old
             text = text.replace(old, new)
-        self.pipeline.write_text(text + "rows_per_part = 200\n[run]\nthreads = 1\n")
-        subprocess.run([CLIPMILL, "run", self.pipeline, "--quiet"], check=True)
+        self.pipeline.write_text(text + "rows_per_part = 200\n")
+        # As the workers are told: their nodes have one CPU each.
+        subprocess.run([CLIPMILL, "run", self.pipeline, "--threads", "1", "--quiet"], check=True)
         self.wanted = content(work / "one_machine")
         parts = sorted((work / "one_machine").glob("part-*.parquet"))
         self.n_parts = len(parts)
@@ -292,11 +293,13 @@ def check_spark(bench: Bench) -> None:
 def measure_overhead(bench: Bench) -> None:
     """Seconds of one run, and of a worker that is asked part by part, one ahead, and `finalize`; in turn."""
 
+    settings = [bench.pipeline, "--threads", "1", "--quiet"]
+
     def run(command: str, output: Path) -> None:
-        subprocess.run([CLIPMILL, command, bench.pipeline, "--quiet", "--output", output], check=True)
+        subprocess.run([CLIPMILL, command, *settings, "--output", output], check=True)
 
     def worker(output: Path) -> None:
-        command = [CLIPMILL, "worker", bench.pipeline, "--quiet", "--output", output]
+        command = [CLIPMILL, "worker", *settings, "--output", output]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with subprocess.Popen(command, **pipes) as process:
             asked = done = 0
