@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test browser lint bench bench-full fuzz soak mutations doc clean
+.PHONY: help setup build run test test-cluster browser lint bench bench-full fuzz soak mutations doc clean
 
 TORCH_VERSION := 2.11.0
 PYTHON ?= python3
@@ -22,7 +22,7 @@ endif
 unexport LIBTORCH_USE_PYTORCH
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV_TORCH) ## Install what the build needs: system packages, LibTorch in .venv
 	@$(SYSTEM_PACKAGES)
@@ -41,6 +41,9 @@ test: setup $(VENV_ORACLES) browser ## Run all tests, against the oracles in tes
 	else \
 	  echo cargo test $(CARGO_FLAGS); cargo test $(CARGO_FLAGS); \
 	fi
+
+test-cluster: build .venv/cluster.done ## Ray, Ray Data and Spark drive the program; nodes and workers die
+	.venv/cluster/bin/python tests/cluster_ray/cluster.py $(CLUSTER_FLAGS)
 
 # Looks at reports; the tests say that they are skipped without it. Never fails.
 browser:
@@ -97,6 +100,12 @@ clean: ## Remove everything that make made
 	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
 	  "$$(.venv/peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/oracles.pth"
 	.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
+	touch $@
+
+# The engines have packages of their own: they need no torch.
+.venv/cluster.done: tests/cluster_ray/requirements.txt
+	$(PYTHON) -m venv .venv/cluster
+	.venv/cluster/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 INSTALL_CHROMIUM = { $(1) apt-get update -qq && \

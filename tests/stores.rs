@@ -160,7 +160,7 @@ fn whole(s3: &S3, dir: &Path) {
     for entry in fs::read_dir(&folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.extension().is_some_and(|extension| extension == "parquet") {
-            assert_eq!(batches(&path).iter().map(RecordBatch::num_rows).sum::<usize>() > 0, true);
+            assert!(batches(&path).iter().map(RecordBatch::num_rows).sum::<usize>() > 0);
         }
     }
     let Ok(text) = fs::read(folder.join("_manifest.json")) else { return };
