@@ -92,6 +92,10 @@ impl Place {
         if bucket.is_empty() {
             return Err(no_url("it names no bucket".into()));
         }
+        // The library would take it for one without its first slash.
+        if key.starts_with('/') {
+            return Err(no_url("a name in its key is empty".into()));
+        }
         let key = Key::parse(key).map_err(|error| no_url(error.to_string()))?;
         Ok(Self { store: store(cloud, bucket)?, key })
     }
