@@ -51,7 +51,7 @@ pub enum Command {
     Run(RunArgs),
     /// Check that all parts of a job are there and whole, write its report and mark it complete.
     #[command(after_help = FINALIZE_EXAMPLE)]
-    Finalize(FinalizeArgs),
+    Finalize(JobArgs),
     /// Check a pipeline against its input, its model and its output folder, without running it; what
     /// is done with the scores later, on a table without rows. A model on the hub is downloaded
     /// first, as it is for `plan` and `run`.
@@ -71,10 +71,10 @@ pub enum Command {
     Export(ExportArgs),
     /// Do parts of a job as they are asked for, for a scheduler: JSON lines in, JSON lines out.
     #[command(after_help = WORKER_EXAMPLE)]
-    Worker(WorkerArgs),
+    Worker(JobArgs),
     /// Give a stream of rows on with their new columns: `run --input - --output -`.
     #[command(after_help = TRANSFORM_EXAMPLE)]
-    Transform(WorkerArgs),
+    Transform(JobArgs),
     /// Check every part of an output against its recorded digest.
     #[command(after_help = VERIFY_EXAMPLE)]
     Verify(VerifyArgs),
@@ -262,17 +262,9 @@ pub struct RunArgs {
     pub quiet: bool,
 }
 
+/// A pipeline, for commands that ask for nothing more.
 #[derive(Debug, Args)]
-pub struct FinalizeArgs {
-    #[command(flatten)]
-    pub pipeline: PipelineArgs,
-    /// Say nothing but errors and warnings.
-    #[arg(long, short)]
-    pub quiet: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct WorkerArgs {
+pub struct JobArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
     /// Say nothing but errors and warnings.

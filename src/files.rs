@@ -163,9 +163,14 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let read = if store::is_url(path) {
         store::read(path).map(|bytes| bytes.to_vec())
     } else {
-        let mut bytes = Vec::new();
-        let read = |file: File| file.take(store::MOST_BYTES).read_to_end(&mut bytes);
-        regular::open(path).and_then(read).map(|_| bytes)
+        regular::open(path).and_then(|file| {
+            let mut bytes = Vec::new();
+            file.take(store::MOST_BYTES + 1).read_to_end(&mut bytes)?;
+            match bytes.len() as u64 > store::MOST_BYTES {
+                false => Ok(bytes),
+                true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 1 GiB")),
+            }
+        })
     };
     match read {
         Ok(bytes) => Ok(Some(bytes)),
@@ -213,12 +218,9 @@ pub fn exists(path: &Path) -> Result<bool, Error> {
 
 /// The digest of a file, as `sha256sum` prints it.
 pub fn sha256(path: &Path) -> Result<String, Error> {
-    if !store::is_url(path) {
-        return digest::of_file(path);
-    }
-    let object = WatchedFile::open(path).map_err(Error::io("open", path))?;
+    let file = WatchedFile::open(path).map_err(Error::io("open", path))?;
     let mut digest = digest::Growing::default();
-    digest.add_from(&mut object.reader()).map_err(Error::io("read", path))?;
+    digest.add_from(&mut file.reader()).map_err(Error::io("read", path))?;
     Ok(digest.finish())
 }
 
@@ -234,7 +236,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// Removes what killed processes left under temporary names in a folder, the locks of single parts,
-/// and what was made to search the data that are about to change. Only for who holds the lock of the whole folder.
+/// and what was made to search the data that are about to change. Only for who holds the lock of the
+/// whole folder.
 pub fn remove_leftovers(dir: &Path) -> Result<(), Error> {
     // Leases are their holders' to remove.
     let dir = &local(dir);

@@ -5,7 +5,7 @@
 use super::run::{About, say, summary, warn};
 use super::signals::Signals;
 use super::{pipeline, steps};
-use crate::cli::FinalizeArgs;
+use crate::cli::JobArgs;
 use crate::error::Error;
 use crate::files::{self, Lock};
 use crate::hub::Hub;
@@ -15,7 +15,7 @@ use crate::progress::Meter;
 use crate::report::RunReport;
 use crate::source::Part;
 
-pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
+pub fn finalize(args: &JobArgs) -> Result<(), Error> {
     // Reading every part may take long.
     let _signals = Signals::listen()?;
     let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, None)?, Hub::new(args.quiet))?;

@@ -23,6 +23,7 @@ mod signals;
 mod steps;
 mod stream;
 mod table;
+mod transform;
 mod try_images;
 mod verify;
 mod worker;
@@ -55,7 +56,7 @@ pub fn dispatch(command: Command) -> Result<(), Error> {
         Command::Label(args) => label::label(&args),
         Command::Search(args) => search::search(&args),
         Command::Worker(args) => worker::worker(&args),
-        Command::Transform(args) => run::transform(args),
+        Command::Transform(args) => transform::transform(args),
         Command::Models(args) => models::models(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Preflight => preflight::preflight(),

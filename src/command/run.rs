@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::signals::Signals;
 use super::{pipeline, steps, stream, table};
 use crate::analysis::summary::{Pair, ScoreSummary, SummaryColumns};
-use crate::cli::{RunArgs, WorkerArgs};
+use crate::cli::RunArgs;
 use crate::columns::Column;
 use crate::error::{Error, RowStatus};
 use crate::files::Lock;
@@ -21,24 +21,6 @@ use crate::run::run as run_stages;
 use crate::source::Part;
 use crate::spec::layers::Override;
 use crate::spec::{ExportLayout, PipelineSpec, SinkSpec};
-
-/// `clipmill transform`: streams, where nothing else is said.
-pub fn transform(args: WorkerArgs) -> Result<(), Error> {
-    let WorkerArgs { mut pipeline, quiet } = args;
-    for stream in [&mut pipeline.input, &mut pipeline.output] {
-        stream.get_or_insert_with(|| "-".to_owned());
-    }
-    run(&RunArgs {
-        pipeline,
-        max_failed: None,
-        parts: None,
-        parts_of: None,
-        redo_changed: false,
-        retry_failed: false,
-        also: None,
-        quiet,
-    })
-}
 
 pub fn run(args: &RunArgs) -> Result<(), Error> {
     let signals = Signals::listen()?;
@@ -230,22 +212,17 @@ fn announce(args: &RunArgs, plan: &Plan, resume: &Resume) {
         progress::say(&pinned(hub));
     }
     progress::say(&format!(
-        "{} in {}{what}; {}, batches of {}, {}",
+        "{} in {}{what}; {}",
         table::counted(plan.rows(), "row"),
         table::counted(plan.parts.len() as u64, "part"),
-        plan.runs_on(),
-        plan.batch_size,
-        table::counted(plan.threads as u64, "CPU thread")
+        on(plan)
     ));
 }
 
-/// What a worker runs on, for its log.
-pub(super) fn say_device(quiet: bool, plan: &Plan) {
-    if !quiet {
-        let threads = table::counted(plan.threads as u64, "CPU thread");
-        let (on, batch) = (plan.runs_on(), plan.batch_size);
-        progress::say(&format!("{on}, batches of {batch}, {threads}"));
-    }
+/// What a plan runs on, in words.
+pub(super) fn on(plan: &Plan) -> String {
+    let threads = table::counted(plan.threads as u64, "CPU thread");
+    format!("{}, batches of {}, {threads}", plan.runs_on(), plan.batch_size)
 }
 
 /// Which commit a model was taken at that may be another tomorrow.

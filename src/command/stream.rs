@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::run::counts;
+use super::run::{counts, on};
 use super::signals::Signals;
 use super::{steps, table};
 use crate::cli::RunArgs;
@@ -47,14 +47,12 @@ pub fn run(args: &RunArgs, signals: &Signals, layered: Layered) -> Result<(), Er
     let total = source.is_none().then(|| plan.rows());
     if !args.quiet {
         progress::say(&format!(
-            "{} to stdout; {}, batches of {}, {}",
+            "{} to stdout; {}",
             total.map_or("rows".to_owned(), |rows| table::counted(rows, "row")),
-            plan.runs_on(),
-            plan.batch_size,
-            table::counted(plan.threads as u64, "CPU thread")
+            on(&plan)
         ));
     }
-    let on = plan.runs_on();
+    let device = plan.runs_on();
     let (stages, _scratch) = plan.streaming(source, Box::new(stdout), &made_with)?;
     let (meter, mut progress) = (Arc::new(Meter::start()), Progress::new(total, args.quiet));
     let done = signals.gently(|stop| run_stages(stages, &meter, &mut progress, stop))?;
@@ -67,7 +65,7 @@ pub fn run(args: &RunArgs, signals: &Signals, layered: Layered) -> Result<(), Er
     if !args.quiet {
         let seconds = meter.elapsed().as_secs_f64();
         progress::say(&format!(
-            "{}\n\n {} in {seconds:.1} s ({:.1} rows/s) on {on}",
+            "{}\n\n {} in {seconds:.1} s ({:.1} rows/s) on {device}",
             counts(rows, ok, &statuses),
             table::counted(rows, "row"),
             rows as f64 / seconds.max(1e-9),

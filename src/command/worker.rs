@@ -15,15 +15,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::pipeline;
-use super::run::{say_device, warn};
+use super::run::{on, warn};
 use super::signals::Signals;
-use crate::cli::WorkerArgs;
+use crate::cli::JobArgs;
 use crate::error::{Error, RowStatus, in_words};
 use crate::files::Lock;
 use crate::hub::Hub;
 use crate::manifest::PartRecord;
 use crate::plan::{Plan, Wanted, is_stream, published};
-use crate::progress::{Meter, Progress};
+use crate::progress::{self, Meter, Progress};
 use crate::run::run as run_stages;
 use crate::source::Part;
 use crate::spec::SinkSpec;
@@ -39,7 +39,7 @@ struct Asked {
     part: usize,
 }
 
-pub fn worker(args: &WorkerArgs) -> Result<(), Error> {
+pub fn worker(args: &JobArgs) -> Result<(), Error> {
     let at = Arc::new(Mutex::new(None));
     work(args, &at).inspect_err(|error| {
         let (part, code, why) = (*locked(&at), error.exit_code(), in_words(error));
@@ -49,7 +49,7 @@ pub fn worker(args: &WorkerArgs) -> Result<(), Error> {
     })
 }
 
-fn work(args: &WorkerArgs, at: &Arc<Mutex<Option<usize>>>) -> Result<(), Error> {
+fn work(args: &JobArgs, at: &Arc<Mutex<Option<usize>>>) -> Result<(), Error> {
     let signals = Signals::listen()?;
     let layered = pipeline::read_layered(&args.pipeline, None)?;
     let SinkSpec::Parquet(sink) = &layered.spec.sink;
@@ -72,7 +72,9 @@ fn work(args: &WorkerArgs, at: &Arc<Mutex<Option<usize>>>) -> Result<(), Error> 
         plan.claim_parts(&resume)?;
     }
     warn(&resume);
-    say_device(args.quiet, &plan);
+    if !args.quiet {
+        progress::say(&on(&plan));
+    }
     let ready = json!({
         "event": "ready",
         "parts": plan.parts.len(),

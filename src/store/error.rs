@@ -60,5 +60,13 @@ fn in_words(error: &Error) -> String {
     }
     let (words, last) = (error.to_string(), last.to_string());
     let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    // How often it may be tried is no news to anybody.
+    let words = match words.split_once(", max_retries: ") {
+        Some((before, after)) => {
+            let after = after.split_once(" - ").map_or(after, |(_, after)| after);
+            format!("{before}: {after}")
+        }
+        None => words,
+    };
     if words.contains(&last) { words } else { format!("{words}: {last}") }
 }

@@ -1,11 +1,12 @@
 //! The last stage: embedded batches become columns, and go where the run's output goes.
 //!
-//! What an output is made of (`parts` of files and a manifest, those that are asked for, a `stream`) is told apart here; what
-//! a column holds is `columns`', how a file is laid out and published the sink's affair.
+//! What an output is made of (`parts` of files and a manifest, parts that are `asked` for, a
+//! `stream`) is told apart here; what a column holds is `columns`', how a file is laid out and
+//! published the sink's affair.
 
+mod asked;
 mod parts;
 mod stream;
-mod worker;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,9 +15,9 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 
+pub use asked::AskedWriter;
 pub use parts::{Follow, Output, PartEvent, PartWriter};
 pub use stream::{StreamWriter, Streamed};
-pub use worker::AskedWriter;
 
 use crate::batch::EncodedBatch;
 use crate::columns::Column;

@@ -1,4 +1,5 @@
-//! Parts that are asked for one by one, as `parts` writes them: there is no whole that could be complete.
+//! Parts that are asked for one by one, as `parts` writes them. There is no whole here that could be
+//! complete, and no manifest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

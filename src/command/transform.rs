@@ -1,0 +1,23 @@
+//! `clipmill transform`: a run between streams, where nothing else is said. It is a name for what engines
+//! call, and nothing of its own.
+
+use super::run;
+use crate::cli::{JobArgs, RunArgs};
+use crate::error::Error;
+
+pub fn transform(args: JobArgs) -> Result<(), Error> {
+    let JobArgs { mut pipeline, quiet } = args;
+    for stream in [&mut pipeline.input, &mut pipeline.output] {
+        stream.get_or_insert_with(|| "-".to_owned());
+    }
+    run::run(&RunArgs {
+        pipeline,
+        max_failed: None,
+        parts: None,
+        parts_of: None,
+        redo_changed: false,
+        retry_failed: false,
+        also: None,
+        quiet,
+    })
+}
