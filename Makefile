@@ -33,7 +33,9 @@ build: setup ## Build the program: target/release/clipmill
 run: build ## Score the sample table and show which captions do not fit
 	target/release/clipmill run pipelines/sample.toml
 
-# Unit tests in one process: LibTorch takes half a second to start, and there are hundreds of them.
+# Unit tests in one process: LibTorch takes a third of a second to start, and there are hundreds of
+# them. Threads that wait sleep: several programs share the cores here.
+test: export OMP_WAIT_POLICY := PASSIVE
 test: setup $(VENV_ORACLES) browser ## Run all tests, against the oracles in tests/requirements.txt
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	  echo cargo test $(CARGO_FLAGS) --lib; cargo test $(CARGO_FLAGS) --lib -- --quiet; \
@@ -66,10 +68,10 @@ bench-full: BENCH_FLAGS := --full
 bench-full: bench ## The same with more rounds and peers, and the memory of a million rows
 
 fuzz: setup $(VENV_ORACLES) ## Changed bytes for the parsers of strangers' bytes, a minute each
-	CLIPMILL_FUZZ=60 cargo test $(CARGO_FLAGS) --test fuzz -- --nocapture --test-threads 1
+	CLIPMILL_FUZZ=60 cargo test $(CARGO_FLAGS) --test tests -- fuzz:: --nocapture --test-threads 1
 
 soak: setup $(VENV_ORACLES) ## Kill runs 9,000 times; an hour or so
-	CLIPMILL_SOAK=9000 cargo test $(CARGO_FLAGS) --test faults -- --nocapture killed_at_any_time
+	CLIPMILL_SOAK=9000 cargo test $(CARGO_FLAGS) --test tests -- --nocapture killed_at_any_time
 
 mutations: setup $(VENV_ORACLES) ## Take each safeguard away in turn; a test must notice
 	.venv/bin/python tests/faults/mutations.py

@@ -345,11 +345,16 @@ pub fn disarmed(text: &str) -> String {
     shown
 }
 
-/// Ends the process with an error while other threads may be in the middle of anything: without
-/// running a destructor under them.
+/// Ends the process with an error while other threads may be in the middle of anything.
 pub fn exit(error: &Error) -> ! {
     print(error);
-    signal_hook::low_level::exit(i32::from(error.exit_code()))
+    leave(i32::from(error.exit_code()))
+}
+
+/// Ends the process as it is. No destructor runs under a thread that is still at work, and LibTorch
+/// does not take its tables of operators apart, which takes it as long as a third of its start.
+pub fn leave(code: i32) -> ! {
+    signal_hook::low_level::exit(code)
 }
 
 /// Whether the cause lies with the machine and may be gone later: the disk is full or fails, a

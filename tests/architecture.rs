@@ -1,10 +1,10 @@
 //! Who may import whom: the rule of the page in `lib.rs`, read from the sources themselves.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+
+use crate::common;
 
 /// The page's table: module -> what it may import of ours. Modules that may import anything are
 /// not in it.

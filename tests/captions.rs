@@ -1,12 +1,10 @@
 //! Several captions an image: what a run says of each, of the best, and of one against others;
 //! and new captions for images that an earlier run has embedded.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Ran, clipmill, oracle, sample, scratch};
+use crate::common::{Ran, clipmill, oracle, sample, scratch};
 
 const PREFIX: &str = "A photo depicts ";
 

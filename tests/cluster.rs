@@ -1,12 +1,11 @@
 //! `clipmill cluster`: against scikit-learn and numpy (`oracle/cluster.py`), and on odd tables.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Ran, clipmill, oracle, sample, scratch};
 use serde_json::Value;
+
+use crate::common::{Ran, clipmill, oracle, sample, scratch};
 
 /// Clusters `input` into `output`.
 fn cluster(input: &Path, output: &Path, more: &[&str]) -> Ran {

@@ -1,12 +1,11 @@
 //! `clipmill dedup`: against polars and numpy (`oracle/dedup.py`), and what it refuses.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Ran, clipmill, oracle, root, scratch};
 use serde_json::Value;
+
+use crate::common::{self, Ran, clipmill, oracle, root, scratch};
 
 /// Deduplicates `input` into `output`.
 fn dedup(input: &Path, output: &Path, more: &[&str]) -> Ran {

@@ -5,8 +5,6 @@
 //! The devices are fakes that write down when they are given work and when their results are
 //! asked for. What a real GPU computes is tested in `towers.rs` where there is one.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,6 +30,8 @@ use clipmill::spec::{CaptionSpec, ColumnSpec, EmbeddingType, OnRowError};
 use clipmill::text::Tokenizer;
 use clipmill::write::{Output, OutputRows, PartWriter};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::common;
 
 const BATCHES: usize = 60;
 const ROWS: usize = 3;

@@ -2,16 +2,15 @@
 //! and NumPy files. What they should read is said by pyarrow, polars, DuckDB and numpy
 //! (`oracle/streams.py`, `oracle/arrays.py`).
 
-mod common;
-
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{FixedSizeListArray, Float64Array, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field};
-use common::{clipmill, oracle, sample, scratch};
 use parquet::arrow::ArrowWriter;
+
+use crate::common::{clipmill, oracle, sample, scratch};
 
 fn text(path: &Path) -> String {
     path.display().to_string()

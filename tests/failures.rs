@@ -3,8 +3,6 @@
 //! Every message has to name the file, the column or the key that is wrong. Bad rows are data:
 //! the run ends well and says so in `status`.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -16,10 +14,11 @@ use clipmill::cli::Cli;
 use clipmill::command::dispatch;
 use clipmill::error::Error;
 use clipmill::files::Lock;
-use common::{Ran, clipmill, corpora, oracle, root, sample, scratch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use rayon::prelude::*;
+
+use crate::common::{self, Ran, clipmill, corpora, oracle, root, sample, scratch};
 
 const SAMPLE: &str = "pipelines/sample.toml";
 

@@ -6,8 +6,6 @@
 //! `faults/trace.py`, which share no code with the program. The table of what was tried how often
 //! is in `README.md`.
 
-mod common;
-
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -15,12 +13,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::job::{
+use rayon::prelude::*;
+
+use crate::common::job::{
     Faulty, PARTS, args, assert_same, finalize, image_paths, images_with_killers, library, random,
     share, trace, undisturbed,
 };
-use common::{clipmill, command, python, root, sample, scratch};
-use rayon::prelude::*;
+use crate::common::{clipmill, command, python, root, sample, scratch};
 
 /// The independent checker, at work until it is asked for its opinion.
 struct Watch(Option<Child>);

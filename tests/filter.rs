@@ -3,16 +3,15 @@
 //! What is kept is said by DataComp's own functions, numpy, polars and DuckDB
 //! (`oracle/filter.py`), not by this file.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Ran, clipmill, command, oracle, scratch};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use crate::common::{Ran, clipmill, command, oracle, scratch};
 
 /// The tables of `oracle/filter.py make`, or `None` where there is no Python.
 fn tables() -> Option<tempfile::TempDir> {

@@ -6,8 +6,6 @@
 //! numbers are seeded, so a failure comes again. It does not look at which code was reached; for a
 //! fuzzer that does, `CLIPMILL_FUZZ_SEEDS` has the seeds written into a folder.
 
-mod common;
-#[path = "fuzz/targets.rs"]
 mod targets;
 
 use std::fs;
@@ -21,13 +19,14 @@ use arrow::array::{
 use arrow::datatypes::Int32Type;
 use clipmill::digest;
 use clipmill::manifest::{FILE_NAME, MadeWith, Manifest, PartAbout, PartRecord};
-use common::{corpora, root, sample, scratch};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde_json::{Value, json};
 use targets::TARGETS;
+
+use crate::common::{self, corpora, root, sample, scratch};
 
 /// SplitMix64.
 struct Random(u64);

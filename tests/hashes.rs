@@ -1,11 +1,9 @@
 //! The columns that tell images by their content, against hashlib and ImageHash.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{clipmill, oracle, python, sample, scratch};
+use crate::common::{self, clipmill, oracle, python, sample, scratch};
 
 /// Runs a pipeline of hashes alone, and compares.
 fn hash_and_check(dir: &Path, more: &[&str], root: &Path) {

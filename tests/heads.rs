@@ -2,12 +2,10 @@
 //!
 //! tests/oracle/heads.py makes the heads as their authors save them, from seeded weights.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Ran, clipmill, oracle, sample, scratch};
+use crate::common::{Ran, clipmill, oracle, sample, scratch};
 
 /// Length of the sample model's embeddings.
 const DIM: &str = "128";

@@ -3,16 +3,15 @@
 //!
 //! The hub is on a loopback port and does what its repositories' names say (`common/hub.rs`).
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use clipmill::digest;
-use common::hub::{COMMITS, LoopbackHub, TOKEN};
-use common::{Ran, command, python, root, sample, scratch};
 use serde_json::Value;
+
+use crate::common::hub::{COMMITS, LoopbackHub, TOKEN};
+use crate::common::{Ran, command, python, root, sample, scratch};
 
 /// A command that has this hub and a cache in this folder, and nothing else of its environment's.
 fn with_hub(mut command: Command, hub: &LoopbackHub, home: &Path) -> Command {

@@ -1,14 +1,12 @@
 //! `clipmill label`: the classes and probabilities are transformers' (`oracle/label.py`), the rest
 //! of the table is as it was, and bad usage has a clear answer.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{clipmill, python, root, sample, scratch};
+use crate::common::{clipmill, python, root, sample, scratch};
 
 /// The sample's groups, as its README words them.
 const GROUPS: &str = "smileys and emotion\npeople and body\nanimals and nature\nfood and drink\n\

@@ -3,14 +3,14 @@
 //! tests/oracle/open_clip.py makes the folders, in both layouts of the weights and with towers of
 //! timm, and computes what is expected.
 
-mod common;
-
 use clipmill::images::Preprocess;
 use clipmill::model::ModelFiles;
 use clipmill::spec::{CaptionSpec, Family, ModelSpec, PreprocessSpec};
 use clipmill::text::Tokenizer;
-use common::family::{F32, Folder};
 use serde_json::{Value, json};
+
+use crate::common;
+use crate::common::family::{F32, Folder};
 
 const CONFIG: &str = "open_clip_config.json";
 

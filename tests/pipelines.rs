@@ -1,13 +1,11 @@
 //! Every file in `pipelines/` is one that users copy: it has to check, and to say in two comment
 //! lines what it makes and what it costs.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use common::{Ran, clipmill, root, scratch};
+use crate::common::{self, Ran, clipmill, root, scratch};
 
 #[test]
 fn every_shipped_pipeline_checks_and_explains_itself() {

@@ -3,8 +3,6 @@
 //! The files and what is expected of them come from `tests/oracle/pixels.py`. A file that Pillow
 //! refuses has to be refused; a damaged one that Pillow fills in may be.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +13,8 @@ use clipmill::images::resize::{Filter, Region, Resize, Rgb, Size, Vector};
 use clipmill::spec::{ExifSpec, PreprocessSpec};
 use rayon::prelude::*;
 use serde_json::Value;
+
+use crate::common;
 
 /// What Pillow reads and we refuse, because identity could not be shown.
 const REFUSED: [&str; 4] = ["tiff-fax", "tiff-float", "tiff-fill-order", "tiff-CMYK-jpeg"];

@@ -4,12 +4,10 @@
 //! keys move the cut (`oracle/report.py`). What the page should say is computed there from the
 //! table.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{clipmill, corpora, oracle, root, sample, scratch};
+use crate::common::{self, clipmill, corpora, oracle, root, sample, scratch};
 
 /// Reports on `input` with more arguments, and gives the page's path.
 fn report(dir: &Path, input: &Path, args: &[&str]) -> PathBuf {

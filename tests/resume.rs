@@ -3,8 +3,6 @@
 //!
 //! What happens to a run is in `faults.rs`.
 
-mod common;
-
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -18,16 +16,18 @@ use clipmill::error::Error;
 use clipmill::manifest::Manifest;
 use clipmill::sink::read_published;
 use clipmill::source::{ParquetSource, Part, Source, open_inputs};
-use common::job::{
-    Faulty, PARTS, args, assert_same, finalize, image_paths, images_with_killers, library, share,
-    trace, undisturbed,
-};
-use common::{Ran, clipmill, sample, scratch};
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use rayon::prelude::*;
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common;
+use crate::common::job::{
+    Faulty, PARTS, args, assert_same, finalize, image_paths, images_with_killers, library, share,
+    trace, undisturbed,
+};
+use crate::common::{Ran, clipmill, sample, scratch};
 
 /// What stands before a seal's 64 digits in a footer.
 const BEFORE_SEAL: &[u8] = b"clipmill.sha256\x18\x40";

@@ -3,8 +3,6 @@
 //! What the output should hold is said by pyarrow, polars, DuckDB and transformers
 //! (`oracle/output.py`), not by this file. Bad input is in `failures.rs`.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,9 +11,10 @@ use std::time::{Duration, Instant};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Float32Type;
 use clipmill::manifest::Manifest;
-use common::{clipmill, command, oracle, root, sample, scratch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::{clipmill, command, oracle, root, sample, scratch};
 
 const SAMPLE: &str = "pipelines/sample.toml";
 

@@ -1,14 +1,13 @@
 //! `clipmill search`: what it finds is what numpy and transformers find, from a file of vectors or
 //! from the table itself; odd tables have a clear answer. The oracle is `oracle/search.py`.
 
-mod common;
-
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{clipmill, oracle, sample, scratch};
 use serde_json::Value;
+
+use crate::common::{clipmill, oracle, sample, scratch};
 
 fn text(path: &Path) -> String {
     path.display().to_string()

@@ -1,11 +1,9 @@
 //! Several models in one pass: each column is what its model alone gives, in transformers too.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Ran, clipmill, oracle, sample, scratch};
+use crate::common::{Ran, clipmill, oracle, sample, scratch};
 
 /// Models by name: the sample's, one that wants other pixels, and one that wants the sample's
 /// pixels and scales them in another way.

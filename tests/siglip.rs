@@ -3,8 +3,6 @@
 //!
 //! tests/oracle/siglip.py makes the folders, tokenizers included, and computes what is expected.
 
-mod common;
-
 use std::path::Path;
 
 use clipmill::batch::{Captions, Grid, PixelScale, Pixels};
@@ -13,9 +11,11 @@ use clipmill::images::resize::Size;
 use clipmill::model::{DualEncoder, ModelFiles, Towers};
 use clipmill::spec::{CaptionSpec, Family, ModelSpec, PreprocessSpec, SpecialTokensSpec};
 use clipmill::text::Tokenizer;
-use common::family::{F32, Folder};
-use common::{clipmill, most_apart, read_f32};
 use serde_json::Value;
+
+use crate::common;
+use crate::common::family::{F32, Folder};
+use crate::common::{clipmill, most_apart, read_f32};
 
 #[test]
 fn siglip_and_chinese_clip_agree_with_transformers() {

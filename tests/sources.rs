@@ -2,12 +2,10 @@
 //! several paths, tar shards. What should come out is said by `datasets`, pyarrow, DuckDB and
 //! `webdataset` (`oracle/embedded.py`, `oracle/inputs.py`).
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Ran, clipmill, oracle, sample, scratch};
+use crate::common::{Ran, clipmill, oracle, sample, scratch};
 
 /// A run in f32 over a source, with images from a section, into `dir/out`.
 fn run(dir: &Path, out: &str, (source, image): (&str, &str), columns: &str) -> Ran {

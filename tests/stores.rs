@@ -3,8 +3,6 @@
 //!
 //! Google's and Azure's stores go through the same library and are not tried here.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,12 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch};
-use common::job::{self, PARTS, assert_same, random, undisturbed};
-use common::s3::S3;
-use common::{clipmill, sample, scratch};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
+
+use crate::common;
+use crate::common::job::{self, PARTS, assert_same, random, undisturbed};
+use crate::common::s3::S3;
+use crate::common::{clipmill, sample, scratch};
 
 const OUT: &str = "s3://data/some/out";
 

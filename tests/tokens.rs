@@ -3,14 +3,14 @@
 //! tests/oracle/tokens.py makes the captions and the ids. What the text tower makes of them is
 //! tested in `towers.rs`.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
 use clipmill::error::{Error, RowStatus};
 use clipmill::spec::{CaptionSpec, SpecialTokensSpec};
 use clipmill::text::Tokenizer;
 use serde::Deserialize;
+
+use crate::common;
 
 const CONTEXT: usize = 32;
 const START: i64 = 3070;

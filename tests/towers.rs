@@ -3,8 +3,6 @@
 //! tests/oracle/towers.py makes random models and computes what is expected. Weights that are
 //! wrong are the affair of `weights.rs`; tokenizing and preprocessing have tests of their own.
 
-mod common;
-
 use std::path::Path;
 
 use clipmill::batch::{Captions, Embeddings, ImageShape, PixelScale, Pixels};
@@ -15,7 +13,7 @@ use clipmill::spec::{DeviceSpec, Family, ModelSpec, PrecisionSpec};
 use serde::Deserialize;
 use tch::{Device, Kind};
 
-use common::most_apart;
+use crate::common::{self, most_apart};
 
 const F32: Placement = Placement { device: Device::Cpu, kind: Kind::Float };
 const BF16: Placement = Placement { device: Device::Cpu, kind: Kind::BFloat16 };

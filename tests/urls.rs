@@ -3,8 +3,6 @@
 //! All servers are on loopback ports. They are not public, so each is opened by name; a port that
 //! is not opened counts who comes.
 
-mod common;
-
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -12,11 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
-use common::s3::S3;
-use common::server::Server;
-use common::{Ran, clipmill, sample, scratch};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::common::s3::S3;
+use crate::common::server::Server;
+use crate::common::{Ran, clipmill, sample, scratch};
 
 /// A job over these URLs, in a folder: `job.toml`, `urls.parquet`, `out`.
 fn write_job(dir: &Path, urls: &[Option<String>], settings: &str) {

@@ -3,8 +3,6 @@
 //! The folders are the sample's model with one thing changed. What right weights compute is
 //! tested in `towers.rs`.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -20,6 +18,8 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 use tempfile::TempDir;
+
+use crate::common;
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

@@ -3,15 +3,15 @@
 //!
 //! Engines that do the handing out are tried by `make test-cluster`.
 
-mod common;
-
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
-use common::job::{self, PARTS, assert_same, undisturbed};
-use common::{clipmill, command, scratch};
 use serde_json::{Value, json};
+
+use crate::common;
+use crate::common::job::{self, PARTS, assert_same, undisturbed};
+use crate::common::{clipmill, command, scratch};
 
 /// A worker at work on the small job.
 struct Worker {

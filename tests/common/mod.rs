@@ -2,7 +2,6 @@
 //!
 //! An oracle is somebody else's implementation (transformers, Pillow, pyarrow, DuckDB), run from
 //! `.venv` by a script in `tests/oracle/`. Nothing here is an expected value.
-#![expect(dead_code, reason = "each test binary uses its own part of this module")]
 
 pub mod family;
 pub mod hub;
