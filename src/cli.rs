@@ -36,6 +36,7 @@ Exit codes:
   1    failed
   2    bad usage or pipeline file
   3    finished, but more rows failed than --max-failed allows
+  4    finished, but scores are not as --min-median-similarity or --max-drift ask
   73   another process writes to the output folder
   75   the system refused for now (disk full, I/O error, a host that is away): the same command
        later goes on
@@ -236,6 +237,24 @@ pub struct RunArgs {
     /// still complete, and the exit code is 3. By default any number may.
     #[arg(long, value_name = "N|P%")]
     pub max_failed: Option<MaxFailed>,
+    /// The least that the median of every cosine similarity may be. Below, the output is still
+    /// complete, and the exit code is 4.
+    #[arg(long, value_name = "COSINE", allow_negative_numbers = true)]
+    pub min_median_similarity: Option<f64>,
+    /// The most that a quartile of any score may differ from that in the report of the run before
+    /// into the same output. Beyond, the output is still complete, and the exit code is 4.
+    #[arg(long, value_name = "DISTANCE")]
+    pub max_drift: Option<f64>,
+    /// Follow an input whose files come, change and go: files that are new are scored as new parts,
+    /// those that changed are done again, and all other parts stay as they are. Parts are numbered
+    /// in the order in which their files came. A file whose size and time are as they were is taken
+    /// to be the same; where all are, nothing is opened and no model is loaded.
+    #[arg(long, conflicts_with_all = ["parts", "parts_of"])]
+    pub incremental: bool,
+    /// With --incremental: remove the parts of files that are gone. Without it they stay, and are
+    /// said to.
+    #[arg(long, requires = "incremental")]
+    pub prune: bool,
     /// Do these parts and no others, by their index in `clipmill plan --json`: 3,17,20-25. Any
     /// number of processes, on any number of machines, may work on one output at once, each at
     /// parts of its own; `clipmill finalize` ends the job.

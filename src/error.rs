@@ -64,7 +64,7 @@ pub enum Error {
     OutputExists { path: PathBuf, found: String },
 
     /// The output folder's parts were made in another way than is asked for now.
-    #[error("output {} was made differently: {difference}; --redo-changed does what changed again, --output chooses another folder", path.display())]
+    #[error("output {} was made differently: {difference}; --redo-changed does what changed again, --incremental follows an input whose files come and change, --output chooses another folder", path.display())]
     OutputDiffers { path: PathBuf, difference: String },
 
     /// The output folder's record of itself is unusable.
@@ -220,6 +220,10 @@ pub enum Error {
     #[error("{failed} of {rows} rows failed, more than --max-failed {allowed} allows; the output is complete in {}", output.display())]
     TooManyFailed { failed: u64, rows: u64, allowed: String, output: PathBuf },
 
+    /// The run is done, and its scores are not as the pipeline says they have to be.
+    #[error("{problem} (the output in {} is complete)", output.display())]
+    Gate { problem: String, output: PathBuf },
+
     /// A stage thread ended without saying why: a defect in clipmill.
     #[error("the {stage} stage panicked: this is a defect in clipmill, please report it")]
     StagePanicked { stage: &'static str },
@@ -245,7 +249,7 @@ pub enum Error {
 
 impl Error {
     /// The process's exit status, which is API: 1 failed, 2 bad usage or pipeline file,
-    /// 3 finished but more rows failed than allowed, 73 another process writes the output, 75 the
+    /// 3 finished but more rows failed than allowed, 4 finished but scores are not as asked for, 73 another process writes the output, 75 the
     /// system refused for now (disk full, I/O error, a host that is away: the same command later
     /// goes on), 130 or 143
     /// interrupted.
@@ -266,6 +270,7 @@ impl Error {
             | Error::OutputDiffers { .. }
             | Error::Hub { .. } => 2,
             Error::TooManyFailed { .. } => 3,
+            Error::Gate { .. } => 4,
             Error::Interrupted { signal, .. } | Error::StreamInterrupted { signal, .. } => {
                 128 + *signal as u8
             }

@@ -27,6 +27,10 @@ use lock::LOCK;
 pub use lock::Lock;
 pub use scratch::{create_folder, create_local, folder as local};
 
+/// How what an output was made from looked, in an output that grows with its input. The underscore
+/// keeps it out of data globs.
+pub const SEEN: &str = "_seen.json";
+
 /// Nobody else's files end so, and what does may be removed.
 const TEMPORARY: &str = ".clipmill-tmp";
 
@@ -256,10 +260,11 @@ pub fn remove_leftovers(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a file in an output folder is a lock, a killed run's temporary or made from the data to
-/// search it: neither data nor a sign that the folder is somebody else's.
+/// Whether a file in an output folder is a lock, a killed run's temporary, how things looked, or made
+/// from the data to search it: neither data nor a sign that the folder is somebody else's.
 pub fn is_housekeeping(name: &str) -> bool {
-    name == LOCK || name.starts_with("_lock.") || is_temporary(name) || is_vectors(name)
+    let is_lock = name == LOCK || name.starts_with("_lock.");
+    is_lock || name == SEEN || is_temporary(name) || is_vectors(name)
 }
 
 const VECTORS: (&str, &str) = ("_vectors-", ".bin");

@@ -55,11 +55,25 @@ pub struct Manifest {
     pub made_with: MadeWith,
     /// How many parts the whole output has.
     pub n_parts: usize,
+    /// Whether the output grows with its input: parts have the numbers that they got when they came,
+    /// and those of an input that is gone may still be there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grows: bool,
     /// Complete parts by file name.
     pub parts: BTreeMap<String, PartRecord>,
     /// Images that ended the process of an earlier run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub killers: Vec<Killer>,
+}
+
+/// What an input file is called among what an output was made with.
+pub fn input_key(path: &str) -> String {
+    format!("input {path}")
+}
+
+/// Whether something that an output was made with is an input.
+pub fn is_input(key: &str) -> bool {
+    key.starts_with("input ")
 }
 
 /// One complete part.
@@ -80,6 +94,10 @@ pub struct PartRecord {
 pub struct PartAbout {
     /// Digest of everything that the part's values depend on: two parts of one key are the same.
     pub key: String,
+    /// The input that its rows are of: its file's full path.
+    pub input: String,
+    /// The first of them there.
+    pub start: u64,
     /// Rows read from the input.
     pub rows_in: u64,
     /// Rows by status word.
@@ -119,7 +137,8 @@ impl Manifest {
     /// A manifest of no parts.
     pub fn new(made_with: MadeWith, n_parts: usize) -> Self {
         let clipmill = env!("CARGO_PKG_VERSION").to_owned();
-        Self { clipmill, made_with, n_parts, parts: BTreeMap::new(), killers: Vec::new() }
+        let (parts, killers) = (BTreeMap::new(), Vec::new());
+        Self { clipmill, made_with, n_parts, grows: false, parts, killers }
     }
 
     /// Reads a folder's manifest, or `None` where there is none.
@@ -167,8 +186,17 @@ impl Manifest {
 
     /// The first thing that the output was made with and this was not, in words.
     pub fn difference(&self, made_with: &MadeWith) -> Option<String> {
+        self.first_of(made_with, |_| true)
+    }
+
+    /// The same, but for which inputs there are and what is in them.
+    pub fn difference_beside_inputs(&self, made_with: &MadeWith) -> Option<String> {
+        self.first_of(made_with, |key| !is_input(key))
+    }
+
+    fn first_of(&self, made_with: &MadeWith, counts: fn(&str) -> bool) -> Option<String> {
         let keys = self.made_with.keys().chain(made_with.keys());
-        keys.filter(|key| self.made_with.get(*key) != made_with.get(*key))
+        keys.filter(|key| counts(key) && self.made_with.get(*key) != made_with.get(*key))
             .map(|key| match (self.made_with.get(key), made_with.get(key)) {
                 (Some(was), Some(is)) => format!("{key} was {was} and is {is}"),
                 (Some(was), None) => format!("{key} ({was}) is not part of it now"),

@@ -16,6 +16,9 @@ use crate::model::AtOnce;
 /// The report's name in the output folder.
 pub const FILE_NAME: &str = "run_report.json";
 
+/// The one before, where the pipeline asks how far scores have drifted since.
+pub const PREVIOUS: &str = "_previous_report.json";
+
 /// What a run did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {
@@ -72,15 +75,28 @@ impl RunReport {
         files::replace(&dir.join(FILE_NAME), &text)
     }
 
-    /// Takes the report away, before anything of the output changes.
-    pub fn remove(dir: &Path) -> Result<(), Error> {
-        files::remove(&dir.join(FILE_NAME))
+    /// Takes the report away, before anything of the output changes; where it `is_compared` with the
+    /// next, to where that one finds it.
+    pub fn remove(dir: &Path, is_compared: bool) -> Result<(), Error> {
+        let path = dir.join(FILE_NAME);
+        if let Some(text) = is_compared.then(|| files::read(&path)).transpose()?.flatten() {
+            files::replace(&dir.join(PREVIOUS), &text)?;
+        }
+        files::remove(&path)
     }
 
     /// Reads the report of a finished run, or `None` where there is none.
     pub fn read(dir: &Path) -> Result<Option<Self>, Error> {
-        let path = dir.join(FILE_NAME);
-        let Some(text) = files::read(&path)? else { return Ok(None) };
+        Self::read_file(&dir.join(FILE_NAME))
+    }
+
+    /// Reads that of the run before the last, where it was kept.
+    pub fn read_previous(dir: &Path) -> Result<Option<Self>, Error> {
+        Self::read_file(&dir.join(PREVIOUS))
+    }
+
+    fn read_file(path: &Path) -> Result<Option<Self>, Error> {
+        let Some(text) = files::read(path)? else { return Ok(None) };
         let report = serde_json::from_slice(&text);
         // A report of another version is not an error: the next run writes a new one.
         Ok(report.ok())

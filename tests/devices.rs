@@ -184,7 +184,7 @@ fn stages(dir: &Path, load_models: Vec<LoadModels>, read: &Arc<AtomicUsize>) -> 
             Output {
                 dir: dir.to_owned(),
                 rows: OutputRows { schema, columns: vec![column], on_row_error: OnRowError::Keep },
-                parts: vec![Part { index: 0, input: 0, start: 0, rows }],
+                parts: vec![Part { index: 0, number: 0, input: 0, start: 0, rows }],
                 keys: vec![String::new()],
                 inputs: vec![input],
                 total_parts: 1,

@@ -133,7 +133,13 @@ fn pipeline_files() {
 #[test]
 fn manifests() {
     let dir = scratch();
-    let about = PartAbout { key: "k".into(), rows_in: 3, statuses: [("ok".into(), 3)].into() };
+    let about = PartAbout {
+        key: "k".into(),
+        input: "i".into(),
+        start: 0,
+        rows_in: 3,
+        statuses: [("ok".into(), 3)].into(),
+    };
     let record = PartRecord { about, rows_out: 3, bytes: 100, sha256: "00".into() };
     let mut manifest = Manifest::new(MadeWith::from([("a".into(), "b".into())]), 1);
     manifest.write(dir.path()).expect("written");

@@ -18,6 +18,7 @@ mod fuzz;
 mod hashes;
 mod heads;
 mod hub;
+mod incremental;
 mod label;
 mod open_clip;
 mod pipelines;

@@ -158,7 +158,7 @@ fn a_part_read_while_somebody_writes_to_its_file_is_refused() {
     let table = dir.path().join("table.parquet");
     fs::copy(sample().join("captions.parquet"), &table).expect("copied");
     let inputs = open_inputs(&table).expect("a table");
-    let part = Part { index: 0, input: 0, start: 0, rows: inputs[0].rows };
+    let part = Part { index: 0, number: 0, input: 0, start: 0, rows: inputs[0].rows };
     let read = |disturb: bool| {
         let mut source = ParquetSource::new(inputs.clone(), vec![part], 100);
         source.next_batch().expect("a batch").expect("rows");
@@ -181,7 +181,7 @@ fn an_input_as_long_and_as_old_as_the_planned_one_is_told_by_its_footer() {
     let table = dir.path().join("table.parquet");
     write_table(&table, "one", "a face");
     let inputs = open_inputs(&table).expect("a table");
-    let part = Part { index: 0, input: 0, start: 0, rows: inputs[0].rows };
+    let part = Part { index: 0, number: 0, input: 0, start: 0, rows: inputs[0].rows };
     let read = || ParquetSource::new(inputs.clone(), vec![part], 100).next_batch();
     assert!(read().expect("a batch").is_some());
     let written = fs::metadata(&table).and_then(|found| found.modified()).expect("a time");

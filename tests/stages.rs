@@ -151,7 +151,10 @@ impl Sink for FaultySink {
 }
 
 fn stages(dir: &Path, fault: Fault, stop: &Arc<Stop>) -> Stages<PartWriter> {
-    let part = |index| Part { index, input: 0, start: index as u64 * ROWS, rows: ROWS };
+    let part = |index| {
+        let start = index as u64 * ROWS;
+        Part { index, number: index, input: 0, start, rows: ROWS }
+    };
     let input = InputFile::of_columns(Path::new("in.parquet"), schema());
     let input = InputFile { rows: PARTS as u64 * ROWS, ..input.expect("a column") };
     let options = PartOptions {

@@ -9,9 +9,7 @@ use crate::plan::{Plan, Wanted};
 pub fn check(args: &PipelineArgs) -> Result<(), Error> {
     let plan = Plan::resolve(pipeline::read_layered(args, None)?, Hub::Shown)?;
     steps::rehearse(&plan)?;
-    let wanted =
-        Wanted { parts: &plan.parts, redo_changed: false, retry_failed: false, check_all: false };
-    let left = plan.resume(&plan.made_with()?, wanted)?.remaining.len();
+    let left = plan.resume(&plan.made_with()?, Wanted::of(&plan.parts))?.remaining.len();
     let state = match (left, plan.parts.len()) {
         (left, all) if left == all => format!("{} to do", table::counted(all as u64, "part")),
         (0, _) => "complete already: a run would do nothing".to_owned(),

@@ -4,13 +4,13 @@
 
 use super::run::{About, say, summary, warn};
 use super::signals::Signals;
-use super::{pipeline, steps};
+use super::{gates, pipeline, steps};
 use crate::cli::JobArgs;
 use crate::error::Error;
 use crate::files::{self, Lock};
 use crate::hub::Hub;
 use crate::manifest::Manifest;
-use crate::plan::{Plan, Wanted};
+use crate::plan::{Allowed, Plan, Wanted};
 use crate::progress::Meter;
 use crate::report::RunReport;
 use crate::source::Part;
@@ -21,14 +21,13 @@ pub fn finalize(args: &JobArgs) -> Result<(), Error> {
     let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, None)?, Hub::new(args.quiet))?;
     let dir = plan.output().to_owned();
     let made_with = plan.made_with()?;
-    plan.check_output(&made_with, false)?;
+    plan.check_output(&made_with, Allowed::default())?;
     if files::list(&dir)?.is_empty() {
         // Taking the lock would make the folder.
         return Err(missing(&plan, &plan.parts));
     }
     let lock = Lock::take(&dir)?;
-    let wanted =
-        Wanted { parts: &plan.parts, redo_changed: false, retry_failed: false, check_all: true };
+    let wanted = Wanted { check_all: true, ..Wanted::of(&plan.parts) };
     let resume = plan.resume(&made_with, wanted)?;
     warn(&resume);
     if !resume.remaining.is_empty() {
@@ -49,11 +48,7 @@ pub fn finalize(args: &JobArgs) -> Result<(), Error> {
     };
     drop(lock);
     say(args.quiet, &summary(&report))?;
-    let (failed, rows) = (report.rows - report.ok, report.rows);
-    if let Some(most) = plan.spec.run.max_failed.filter(|most| most.exceeded(failed, rows)) {
-        let allowed = most.to_string();
-        return Err(Error::TooManyFailed { failed, rows, allowed, output: dir });
-    }
+    gates::check(&plan.spec, &report, &dir)?;
     say(args.quiet, &steps::run(&plan.spec, &dir, false)?)
 }
 

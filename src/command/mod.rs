@@ -9,6 +9,7 @@ mod encoder;
 mod export;
 mod filter;
 mod finalize;
+mod gates;
 mod inspect;
 pub mod label;
 mod models;

@@ -1,11 +1,11 @@
 //! `clipmill run`: plan, drive the stages, write the report, show what came out.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::signals::Signals;
-use super::{pipeline, steps, stream, table};
+use super::{gates, pipeline, steps, stream, table};
 use crate::analysis::summary::{Pair, ScoreSummary, SummaryColumns};
 use crate::cli::RunArgs;
 use crate::columns::Column;
@@ -14,7 +14,7 @@ use crate::files::Lock;
 use crate::hub::{Commit, Hub};
 use crate::manifest::{MadeWith, Manifest};
 use crate::model::AtOnce;
-use crate::plan::{Plan, Resume, Spool, Wanted, is_stream};
+use crate::plan::{Allowed, Growth, News, Plan, Resume, Seen, Spool, Wanted, is_stream};
 use crate::progress::{self, Meter, Progress, Stage};
 use crate::report::{RunReport, StageWork, Work, peak_memory};
 use crate::run::run as run_stages;
@@ -24,10 +24,8 @@ use crate::spec::{ExportLayout, PipelineSpec, SinkSpec};
 
 pub fn run(args: &RunArgs) -> Result<(), Error> {
     let signals = Signals::listen()?;
-    let max_failed = args
-        .max_failed
-        .map(|most| Override::flag("--max-failed", "run.max_failed", most.to_string()));
-    let layered = pipeline::read_layered(&args.pipeline, max_failed.clone())?;
+    let gates = asked_of_it(args);
+    let layered = pipeline::read_layered(&args.pipeline, gates.clone())?;
     let layered = match args.also {
         None => layered,
         Some(layout) => {
@@ -35,7 +33,7 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
                 let problem = "the pipeline has an [export] of its own: leave one out";
                 return Err(Error::Setting { key: "--also".into(), problem: problem.into() });
             }
-            let more = max_failed.into_iter().chain(also(&layered.spec, layout));
+            let more = gates.into_iter().chain(also(&layered.spec, layout));
             pipeline::read_layered(&args.pipeline, more)?
         }
     };
@@ -43,11 +41,21 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     if is_stream(&sink.path) {
         return stream::run(args, &signals, layered);
     }
+    // Before anything is read: what is written to from here on is new the next time.
+    let seen = if args.incremental { Seen::look(&layered)? } else { None };
+    if let Some(report) =
+        seen.as_ref().map_or(Ok(None), |seen| nothing_new(args, seen, &sink.path))?
+    {
+        return finish(args, &layered.spec, &report, &sink.path);
+    }
     // It lives as long as it is read.
     let spool = stream::spool(args, &layered)?;
     let input = spool.as_ref().map(Spool::input);
     let mut plan = Plan::over(layered, Hub::new(args.quiet), input)?;
-    let (dir, max_failed) = (plan.output().to_owned(), plan.spec.run.max_failed);
+    if args.incremental {
+        plan.number_parts(true)?;
+    }
+    let dir = plan.output().to_owned();
     let chosen = match (&args.parts, args.parts_of) {
         (Some(list), _) => Some(plan.chosen(&list.0)?),
         (None, Some(share)) => Some(plan.share(share.index, share.of)),
@@ -62,26 +70,66 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     }
     let made_with = plan.made_with()?;
     // Before the lock: a folder that is somebody else's is refused without a trace in it.
-    plan.check_output(&made_with, args.redo_changed)?;
-    let is_share = chosen.is_some();
+    plan.check_output(&made_with, allowed(args))?;
     let (spec, parts) = (plan.spec.clone(), plan.parts.len());
-    let (failed, rows) = match chosen {
-        Some(parts) => run_parts((args, &signals), plan, &made_with, &parts)?,
-        None => run_whole((args, &signals), plan, &made_with)?,
-    };
-    match max_failed {
-        Some(most) if most.exceeded(failed, rows) => {
-            Err(Error::TooManyFailed { failed, rows, allowed: most.to_string(), output: dir })
-        }
-        // A share is not the whole; `finalize` does them then.
-        _ if is_share => Ok(()),
-        _ => match signals.raised() {
-            Some(signal) if steps::follow(&spec) => {
-                Err(Error::Interrupted { signal, complete: parts, parts, output: dir })
-            }
-            _ => say(args.quiet, &steps::run(&spec, &dir, args.redo_changed || args.retry_failed)?),
-        },
+    // A share is not the whole; `finalize` does what follows.
+    if let Some(chosen) = chosen {
+        let counts = run_parts((args, &signals), plan, &made_with, &chosen)?;
+        return gates::failed(&spec, counts, &dir);
     }
+    let report = run_whole((args, &signals), plan, &made_with, seen)?;
+    match signals.raised() {
+        Some(signal) if steps::follow(&spec) => {
+            gates::check(&spec, &report, &dir)?;
+            Err(Error::Interrupted { signal, complete: parts, parts, output: dir })
+        }
+        _ => finish(args, &spec, &report, &dir),
+    }
+}
+
+/// What follows a complete output: it is held against the gates, and the steps are done over it.
+fn finish(
+    args: &RunArgs,
+    spec: &PipelineSpec,
+    report: &RunReport,
+    dir: &Path,
+) -> Result<(), Error> {
+    gates::check(spec, report, dir)?;
+    let is_replaced = args.redo_changed || args.retry_failed || args.incremental;
+    say(args.quiet, &steps::run(spec, dir, is_replaced)?)
+}
+
+/// The gates of the command line.
+fn asked_of_it(args: &RunArgs) -> Vec<Override> {
+    let failed = args
+        .max_failed
+        .map(|most| Override::flag("--max-failed", "run.max_failed", most.to_string()));
+    let least = args
+        .min_median_similarity
+        .map(|least| Override::flag("--min-median-similarity", "run.min_median_similarity", least));
+    let drift = args.max_drift.map(|most| Override::flag("--max-drift", "run.max_drift", most));
+    failed.into_iter().chain(least).chain(drift).collect()
+}
+
+fn allowed(args: &RunArgs) -> Allowed {
+    Allowed { redo_changed: args.redo_changed, grows: args.incremental }
+}
+
+/// The report of an output that looks as it did when it was complete, of an input that does, too.
+fn nothing_new(args: &RunArgs, seen: &Seen, dir: &Path) -> Result<Option<RunReport>, Error> {
+    if args.redo_changed || args.retry_failed || !seen.is_known(dir, args.prune)? {
+        return Ok(None);
+    }
+    let _lock = Lock::take(dir)?;
+    let report = match seen.is_known(dir, args.prune)? {
+        true => RunReport::read(dir)?,
+        false => None,
+    };
+    if let Some(report) = &report {
+        say(args.quiet, &format!("{} is complete, and nothing is new\n\n", dir.display()))?;
+        say(args.quiet, &summary(report))?;
+    }
+    Ok(report)
 }
 
 /// What `--also` says of the pipeline.
@@ -94,19 +142,20 @@ fn also(spec: &PipelineSpec, layout: ExportLayout) -> [Override; 2] {
     [set("export.layout", layout.to_string()), set("export.path", path)]
 }
 
-/// Does whatever is left of the whole output. Returns how many of its rows failed, and of how
-/// many.
+/// Does whatever is left of the whole output. `seen` is left in it, where that is known.
 fn run_whole(
     (args, signals): (&RunArgs, &Signals),
     plan: Plan,
     made_with: &MadeWith,
-) -> Result<(u64, u64), Error> {
+    seen: Option<Seen>,
+) -> Result<RunReport, Error> {
     let dir = plan.output().to_owned();
     let _lock = Lock::take(&dir)?;
     let parts = plan.parts.clone();
     let wanted = wanted(args, &parts);
     let resume = plan.resume(made_with, wanted)?;
     warn(&resume);
+    let has_gone = resume.manifest.n_parts > parts.len();
     let report = match RunReport::read(&dir)? {
         Some(report) if resume.is_complete() => {
             resume.forget_journals()?;
@@ -122,8 +171,9 @@ fn run_whole(
             about.publish(&manifest, &meter)?
         }
     };
+    seen.map_or(Ok(()), |seen| seen.leave(&dir, has_gone))?;
     say(args.quiet, &summary(&report))?;
-    Ok((report.rows - report.ok, report.rows))
+    Ok(report)
 }
 
 /// Does some parts beside others who do theirs. Returns how many of their rows failed, and of how
@@ -166,7 +216,8 @@ fn run_parts(
 
 fn wanted<'a>(args: &RunArgs, parts: &'a [Part]) -> Wanted<'a> {
     let RunArgs { redo_changed, retry_failed, .. } = *args;
-    Wanted { parts, redo_changed, retry_failed, check_all: false }
+    let growth = args.incremental.then_some(Growth { prune: args.prune });
+    Wanted { parts, redo_changed, growth, retry_failed, check_all: false }
 }
 
 /// Does the parts that are left, if any. Returns the manifest with them.
@@ -203,11 +254,15 @@ fn announce(args: &RunArgs, plan: &Plan, resume: &Resume) {
         return;
     }
     let is_share = args.parts.is_some() || args.parts_of.is_some();
-    let what = match (is_share, resume.manifest.parts.len()) {
+    let what = match (is_share, plan.parts.len() - resume.remaining.len()) {
         (true, _) => format!(", {} of them now", resume.remaining.len()),
         (false, 0) => String::new(),
         (false, n) => format!(", going on after {} complete", table::counted(n as u64, "part")),
     };
+    if let Some(News { new, changed, gone }) = resume.news {
+        let files = table::counted(new as u64, "file");
+        progress::say(&format!("{files} new, {changed} changed, {gone} gone"));
+    }
     for hub in plan.from_hub().filter(|hub| hub.spec.pinned().is_none()) {
         progress::say(&pinned(hub));
     }
@@ -238,7 +293,6 @@ pub(super) fn pinned(hub: &Commit) -> String {
 /// What the report says of the plan, kept while the plan becomes the run.
 pub(super) struct About {
     dir: PathBuf,
-    parts: Vec<PathBuf>,
     scores: Vec<String>,
     used: (Option<String>, Option<String>),
     device: String,
@@ -256,7 +310,6 @@ impl About {
         let is_one = |column: &&Column| column.field.data_type().is_numeric();
         let scores = plan.columns.iter().filter(|column| column.kind.is_score()).filter(is_one);
         Self {
-            parts: plan.parts.iter().map(|part| dir.join(part.file_name())).collect(),
             scores: scores.map(|column| column.name.clone()).collect(),
             used: (image.map(str::to_owned), caption.map(str::to_owned)),
             device: plan.device_names(),
@@ -279,10 +332,11 @@ impl About {
     fn report(&self, manifest: &Manifest, meter: &Meter) -> Result<RunReport, Error> {
         let this_run = work(meter);
         let (image, caption) = (self.used.0.as_deref(), self.used.1.as_deref());
+        let parts: Vec<_> = manifest.parts.keys().map(|name| self.dir.join(name)).collect();
         let mut scores = Vec::new();
         for score in &self.scores {
             let columns = SummaryColumns { score, image, caption };
-            scores.extend(ScoreSummary::of(&self.parts, columns)?);
+            scores.extend(ScoreSummary::of(&parts, columns)?);
         }
         let statuses = manifest.statuses();
         let rows = statuses.iter().map(|(_, n)| n).sum();
@@ -298,7 +352,7 @@ impl About {
             rows,
             ok: statuses.iter().find(is_ok).map_or(0, |(_, n)| *n),
             failed,
-            parts: self.parts.len() as u64,
+            parts: parts.len() as u64,
             scores,
             this_run,
             device: self.device.clone(),

@@ -13,6 +13,10 @@ pub fn transform(args: JobArgs) -> Result<(), Error> {
     run::run(&RunArgs {
         pipeline,
         max_failed: None,
+        min_median_similarity: None,
+        max_drift: None,
+        incremental: false,
+        prune: false,
         parts: None,
         parts_of: None,
         redo_changed: false,

@@ -22,7 +22,7 @@ use crate::error::{Error, RowStatus, in_words};
 use crate::files::Lock;
 use crate::hub::Hub;
 use crate::manifest::PartRecord;
-use crate::plan::{Plan, Wanted, is_stream, published};
+use crate::plan::{Allowed, Plan, Wanted, is_stream, published};
 use crate::progress::{self, Meter, Progress};
 use crate::run::run as run_stages;
 use crate::source::Part;
@@ -61,11 +61,10 @@ fn work(args: &JobArgs, at: &Arc<Mutex<Option<usize>>>) -> Result<(), Error> {
     plan.start_loading()?;
     let dir = plan.output().to_owned();
     let made_with = plan.made_with()?;
-    plan.check_output(&made_with, false)?;
+    plan.check_output(&made_with, Allowed::default())?;
     // Nobody's part is looked for yet; what dead processes were at is.
-    let wanted = Wanted { parts: &[], redo_changed: false, retry_failed: false, check_all: false };
     let _share = Lock::take_parts(&dir, &[])?;
-    let mut resume = plan.resume(&made_with, wanted)?;
+    let mut resume = plan.resume(&made_with, Wanted::of(&[]))?;
     if resume.is_changed {
         let _manifest = Lock::wait_for_manifest(&dir)?;
         resume.add_what_others_found(false)?;

@@ -218,7 +218,8 @@ pub fn cut(inputs: &[InputFile], rows_per_part: u64, limit: Option<u64>) -> Vec<
         let mut start = 0;
         loop {
             let rows = (rows_wanted - start).min(rows_per_part);
-            parts.push(Part { index: parts.len(), input, start, rows });
+            let index = parts.len();
+            parts.push(Part { index, number: index, input, start, rows });
             start += rows;
             if start == rows_wanted {
                 break;

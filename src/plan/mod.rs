@@ -3,12 +3,14 @@
 //! Everything that can be wrong before the first batch is found here, cheapest first, and before
 //! the weights are read. A plan is made once and then only read; `stages` turns it into a run.
 
+mod growth;
 mod input;
 mod loading;
 mod memory;
 mod models;
 mod provenance;
 mod resume;
+mod seen;
 mod settings;
 mod sources;
 mod stages;
@@ -19,8 +21,10 @@ use std::path::Path;
 
 use arrow::datatypes::SchemaRef;
 
+pub use growth::{Growth, News};
 pub use memory::Memory;
-pub use resume::{Resume, Wanted, published};
+pub use resume::{Allowed, Resume, Wanted, published};
+pub use seen::Seen;
 pub use sources::is_stdin;
 pub use stdin::Spool;
 
@@ -81,6 +85,8 @@ pub struct Plan {
     caption_columns: Vec<String>,
     /// Where the image tower's work is in the input already.
     stored: Option<StoredStep>,
+    /// Whether the output grows with its input: its parts have numbers of their own.
+    grows: bool,
 }
 
 impl Plan {
@@ -129,7 +135,7 @@ impl Plan {
             *first = first.clone().with_memory(image_memory).with_phash(needs.image_phash);
         }
         let memory = Memory::of(&spec, &models, (batch_size, threads));
-        Ok(Self {
+        let mut plan = Self {
             settings,
             inputs,
             parts,
@@ -147,8 +153,13 @@ impl Plan {
             image_column: used.image,
             caption_columns: used.captions,
             stored,
+            grows: false,
             spec,
-        })
+        };
+        if !is_stream(plan.output()) {
+            plan.number_parts(false)?;
+        }
+        Ok(plan)
     }
 
     /// The output folder.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow::datatypes::FieldRef;
 use parquet::file::metadata::KeyValue;
 use serde_json::{Value, json};
 
@@ -9,9 +10,10 @@ use super::Plan;
 use super::models::PlannedModel;
 use crate::digest;
 use crate::error::Error;
-use crate::manifest::{MadeWith, Manifest};
-use crate::source::{InputFile, Part};
+use crate::manifest::{MadeWith, Manifest, input_key, is_input};
+use crate::source::Part;
 use crate::spec::STEPS;
+use crate::spec::layers::Setting;
 
 /// Settings that say where or how fast, and change nothing in the output. The input is told by
 /// its files.
@@ -41,17 +43,15 @@ const CUT: [&str; 4] = [
 pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
     let mut made_with = MadeWith::new();
     made_with.insert("clipmill".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-    for setting in &plan.settings {
-        let section = setting.key.split('.').next().unwrap_or_default();
-        if STEPS.contains(&section) {
-            continue;
-        }
-        if has_meaning(&setting.key) {
-            made_with.insert(setting.key.clone(), setting.value.clone());
-        }
-    }
+    made_with.extend(meant(&plan.settings));
     for input in &plan.inputs {
-        made_with.insert(input_key(input), input.fingerprint());
+        made_with.insert(input_key(&input.full_name()), input.fingerprint());
+    }
+    // All have the same.
+    if let Some(input) = plan.inputs.first() {
+        let column = |field: &FieldRef| format!("{} {}", field.name(), field.data_type());
+        let columns: Vec<_> = input.schema.fields().iter().map(column).collect();
+        made_with.insert("columns of the input".to_owned(), columns.join(", "));
     }
     let columns: Vec<_> = plan.columns.iter().map(|column| column.name.as_str()).collect();
     made_with.insert("columns, in order".to_owned(), columns.join(", "));
@@ -64,6 +64,16 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
         made_with.insert(of_head(name), head.sha256()?);
     }
     Ok(made_with)
+}
+
+/// The settings that say what is in the output, by key.
+pub fn meant(settings: &[Setting]) -> MadeWith {
+    let is_meant = |setting: &&Setting| {
+        let section = setting.key.split('.').next().unwrap_or_default();
+        !STEPS.contains(&section) && has_meaning(&setting.key)
+    };
+    let meant = settings.iter().filter(is_meant);
+    meant.map(|setting| (setting.key.clone(), setting.value.clone())).collect()
 }
 
 /// The name of what tells a head from others.
@@ -130,20 +140,13 @@ fn check_stored(plan: &Plan, weights: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The name of an input among what the output was made with.
-fn input_key(input: &InputFile) -> String {
-    format!("input {}", input.full_path().display())
-}
-
 /// For each part of the plan, the digest of everything that its values depend on: what concerns
 /// every part, its input file, and which rows of it.
 pub fn part_keys(plan: &Plan, made_with: &MadeWith) -> Vec<String> {
-    let shared = made_with
-        .iter()
-        .filter(|(key, _)| !key.starts_with("input ") && !CUT.contains(&key.as_str()));
+    let shared = made_with.iter().filter(|(key, _)| !is_input(key) && !CUT.contains(&key.as_str()));
     let shared = json!(shared.collect::<BTreeMap<_, _>>()).to_string();
     let inputs = plan.inputs.iter().map(|input| {
-        let key = input_key(input);
+        let key = input_key(&input.full_name());
         let found = made_with.get(&key).cloned().unwrap_or_default();
         (key, found)
     });

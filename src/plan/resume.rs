@@ -4,17 +4,18 @@
 //! is asked: a part whose seal fits and whose key is the plan's is as good as a recorded one.
 //! Nothing is written here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::growth::{Growth, News};
 use super::{Plan, provenance};
 use crate::crash;
 use crate::error::Error;
 use crate::files;
-use crate::manifest::{FILE_NAME, MadeWith, Manifest, PartRecord, SUCCESS};
+use crate::manifest::{FILE_NAME, MadeWith, Manifest, PartRecord, SUCCESS, input_key};
 use crate::report::{self, RunReport};
 use crate::sink::{Published, read_published};
-use crate::source::Part;
+use crate::source::{Part, part_name};
 
 /// Where a run goes on.
 pub struct Resume {
@@ -34,6 +35,8 @@ pub struct Resume {
     journals: Vec<PathBuf>,
     /// Whether the folder's manifest says something else, or there is none.
     pub is_changed: bool,
+    /// What came, changed and went since the output was made, where it grows with its input.
+    pub news: Option<News>,
     /// What a person should know of how the folder was found.
     pub notes: Vec<String>,
 }
@@ -45,10 +48,19 @@ pub struct Wanted<'a> {
     pub parts: &'a [Part],
     /// Whether parts that were made differently may be done again.
     pub redo_changed: bool,
+    /// Whether the output grows with its input.
+    pub growth: Option<Growth>,
     /// Whether parts with rows that may go better now are done again.
     pub retry_failed: bool,
     /// Whether recorded parts are read and held against their digests.
     pub check_all: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// What is left of some parts, and nothing that was made differently.
+    pub fn of(parts: &'a [Part]) -> Self {
+        Self { parts, redo_changed: false, growth: None, retry_failed: false, check_all: false }
+    }
 }
 
 impl Resume {
@@ -101,10 +113,14 @@ impl Plan {
     /// # Errors
     /// `OutputExists` for a folder that holds anything else, `OutputDiffers` for parts that were
     /// made differently and may not be redone.
-    pub fn check_output(&self, made_with: &MadeWith, redo_changed: bool) -> Result<(), Error> {
+    pub fn check_output(
+        &self,
+        made_with: &MadeWith,
+        Allowed { redo_changed, grows }: Allowed,
+    ) -> Result<(), Error> {
         let path = self.output();
         match Manifest::read(path) {
-            Ok(Some(found)) => match found.difference(made_with) {
+            Ok(Some(found)) => match difference(&found, made_with, grows) {
                 Some(difference) if !redo_changed => {
                     Err(Error::OutputDiffers { path: path.to_owned(), difference })
                 }
@@ -128,7 +144,8 @@ impl Plan {
     /// # Errors
     /// Those of [`Plan::check_output`].
     pub fn resume(&self, made_with: &MadeWith, wanted: Wanted<'_>) -> Result<Resume, Error> {
-        self.check_output(made_with, wanted.redo_changed)?;
+        let grows = wanted.growth.is_some();
+        self.check_output(made_with, Allowed { redo_changed: wanted.redo_changed, grows })?;
         let dir = self.output();
         let (found, mut notes) = match Manifest::read(dir) {
             Ok(found) => (found, Vec::new()),
@@ -137,11 +154,12 @@ impl Plan {
         };
         let is_new = found.is_none();
         let before = found.clone();
-        let difference = found.as_ref().and_then(|found| found.difference(made_with));
+        let difference = found.as_ref().and_then(|found| difference(found, made_with, grows));
         notes.extend(difference.as_ref().map(|what| format!("doing again what changed: {what}")));
         let recorded = found.map_or_else(BTreeMap::new, |found| found.parts);
         let keys = provenance::part_keys(self, made_with);
         let mut manifest = Manifest::new(made_with.clone(), self.parts.len());
+        manifest.grows = self.grows || grows;
         // What changed may be what they died of.
         let unchanged = before.as_ref().filter(|_| difference.is_none());
         manifest.killers = unchanged.map_or_else(Vec::new, |found| found.killers.clone());
@@ -202,7 +220,26 @@ impl Plan {
             let (n, of) = (manifest.parts.len(), self.parts.len());
             notes.push(format!("{FILE_NAME} was made again: {n} of {of} parts are whole"));
         }
-        let stale = self.stale(&recorded)?;
+        let kept = self.kept(&recorded, wanted.growth);
+        for (name, record) in &kept {
+            if there.get(*name) != Some(&Some(record.bytes)) {
+                let input = &record.about.input;
+                notes.push(format!("{name} is gone or damaged, and so is its input {input}"));
+                continue;
+            }
+            // Its input is not among what the plan is made with.
+            let input = input_key(&record.about.input);
+            let was = before.as_ref().and_then(|before| before.made_with.get_key_value(&input));
+            manifest.made_with.extend(was.map(|(key, value)| (key.clone(), value.clone())));
+            manifest.parts.insert((*name).clone(), (*record).clone());
+            manifest.n_parts += 1;
+        }
+        if manifest.n_parts > self.parts.len() {
+            let n = manifest.n_parts - self.parts.len();
+            notes.push(format!("the files of {n} parts are gone: they stay, --prune removes them"));
+        }
+        let stale = self.stale(&recorded, &manifest)?;
+        let news = wanted.growth.map(|_| self.news(before.as_ref(), made_with));
         let (journals, suspects) = crash::left_behind(&files::local(dir))?;
         if !suspects.is_empty() && !wanted.check_all {
             let found = self.killers(&suspects, &manifest.killers, &mut notes)?;
@@ -221,6 +258,7 @@ impl Plan {
             keys,
             journals,
             is_changed,
+            news,
             notes,
         })
     }
@@ -241,7 +279,7 @@ impl Plan {
         let dir = self.output();
         // Before a part: a run killed right after publishing one must find its own folder.
         Manifest::mark_incomplete(dir)?;
-        RunReport::remove(dir)?;
+        RunReport::remove(dir, self.spec.run.max_drift.is_some())?;
         for name in &resume.impostors {
             files::remove(&dir.join(name))?;
         }
@@ -251,18 +289,39 @@ impl Plan {
         crash::forget(&resume.journals)
     }
 
-    /// Part files that the plan does not have: of an earlier, larger input.
-    fn stale(&self, recorded: &BTreeMap<String, PartRecord>) -> Result<Vec<String>, Error> {
+    /// Part files that the output does not have: of an input that was larger, or is gone.
+    fn stale(
+        &self,
+        recorded: &BTreeMap<String, PartRecord>,
+        manifest: &Manifest,
+    ) -> Result<Vec<String>, Error> {
         let dir = self.output();
+        let planned: BTreeSet<_> = self.parts.iter().map(Part::file_name).collect();
         let mut stale = Vec::new();
         for name in part_files(dir)? {
-            let planned = part_index(&name).is_some_and(|index| index < self.parts.len());
+            let stays = planned.contains(&name) || manifest.parts.contains_key(&name);
             let is_ours = || Ok(matches!(read_part(&dir.join(&name))?, Found::Part(_)));
-            if !planned && (recorded.contains_key(&name) || is_ours()?) {
+            if !stays && (recorded.contains_key(&name) || is_ours()?) {
                 stale.push(name);
             }
         }
         Ok(stale)
+    }
+}
+
+/// Which changes of what an output was made with are no reason to refuse it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowed {
+    /// Any: what changed is done again.
+    pub redo_changed: bool,
+    /// Those of the input.
+    pub grows: bool,
+}
+
+fn difference(found: &Manifest, made_with: &MadeWith, grows: bool) -> Option<String> {
+    match grows {
+        true => found.difference_beside_inputs(made_with),
+        false => found.difference(made_with),
     }
 }
 
@@ -288,30 +347,30 @@ fn another(dir: &Path, name: &str) -> Error {
 }
 
 /// What is under a part's name.
-enum Found {
+pub(super) enum Found {
     Nothing,
     /// Cut, changed, or not clipmill's.
     Damaged,
     Part(PartRecord),
 }
 
-fn read_part(path: &Path) -> Result<Found, Error> {
+pub(super) fn read_part(path: &Path) -> Result<Found, Error> {
     let Some((about, Published { rows, bytes, sha256 })) = read_published(path)? else {
         return Ok(Found::Damaged);
     };
     Ok(PartRecord::read(&about, rows, bytes, sha256).map_or(Found::Damaged, Found::Part))
 }
 
-/// The index in a part's file name.
-fn part_index(name: &str) -> Option<usize> {
-    let index = name.strip_prefix("part-")?.strip_suffix(".parquet")?.parse().ok()?;
-    (Part { index, input: 0, start: 0, rows: 0 }.file_name() == name).then_some(index)
+/// The number in a part's file name.
+pub(super) fn part_number(name: &str) -> Option<usize> {
+    let number = name.strip_prefix("part-")?.strip_suffix(".parquet")?.parse().ok()?;
+    (part_name(number) == name).then_some(number)
 }
 
 /// Names of part files in a folder, sorted.
-fn part_files(dir: &Path) -> Result<Vec<String>, Error> {
+pub(super) fn part_files(dir: &Path) -> Result<Vec<String>, Error> {
     let names = names(dir)?;
-    Ok(names.into_iter().filter(|name| part_index(name).is_some()).collect())
+    Ok(names.into_iter().filter(|name| part_number(name).is_some()).collect())
 }
 
 fn names(dir: &Path) -> Result<Vec<String>, Error> {
@@ -322,9 +381,10 @@ fn names(dir: &Path) -> Result<Vec<String>, Error> {
 /// of them at least is whole.
 fn foreign_entry(dir: &Path) -> Result<Option<String>, Error> {
     let (parts, others): (Vec<_>, Vec<_>) =
-        names(dir)?.into_iter().partition(|name| part_index(name).is_some());
+        names(dir)?.into_iter().partition(|name| part_number(name).is_some());
     let is_ours = |name: &String| {
-        let of_a_run = [FILE_NAME, SUCCESS, report::FILE_NAME].contains(&name.as_str());
+        let of_a_run =
+            [FILE_NAME, SUCCESS, report::FILE_NAME, report::PREVIOUS].contains(&name.as_str());
         of_a_run || files::is_housekeeping(name) || crash::is_journal(name)
     };
     if let Some(other) = others.into_iter().find(|name| !is_ours(name)) {

@@ -32,6 +32,26 @@ pub fn check_settings(spec: &PipelineSpec) -> Result<(), Error> {
     if sink(spec).path.as_os_str().is_empty() {
         return wrong("sink.parquet.path", "is empty: name an output folder".into());
     }
+    let is_similarity =
+        |kind: ColumnSpec| matches!(kind, ColumnSpec::Cosine | ColumnSpec::BestCosine);
+    let kinds = || spec.columns.values().map(|column| column.kind);
+    match (spec.run.min_median_similarity, spec.run.max_drift) {
+        (Some(least), _) if !(-1.0..=1.0).contains(&least) => {
+            let problem = format!("{least} is no cosine: use one from -1 to 1");
+            return wrong("run.min_median_similarity", problem);
+        }
+        (Some(_), _) if !kinds().any(is_similarity) => {
+            let problem = "needs a column of kind cosine or best_cosine";
+            return wrong("run.min_median_similarity", problem.into());
+        }
+        (_, Some(most)) if !(most >= 0.0 && most.is_finite()) => {
+            return wrong("run.max_drift", format!("{most} is no distance: use one from 0 up"));
+        }
+        (_, Some(_)) if !kinds().any(ColumnSpec::is_score) => {
+            return wrong("run.max_drift", "needs a column of scores".into());
+        }
+        _ => {}
+    }
     let most = 4 * available_threads();
     match spec.run.threads {
         Some(threads) if threads.get() > most => {

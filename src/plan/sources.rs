@@ -10,7 +10,7 @@ use crate::images::{ImageLoader, PathLoader, PlaceLoader, Shard};
 use crate::source::{
     BesideSource, ElementsSource, FolderSource, Folders, InputFile, Members, Open, ParquetSource,
     Part, Source, WebdatasetSource, find_all, find_beside, find_shards, open_files, open_folder,
-    open_shards, partition,
+    open_shards, partition, shard_of,
 };
 use crate::spec::{
     FolderSourceSpec, HiveSpec, ImagePathSpec, ImageSpec, PipelineSpec, SourceSpec,
@@ -38,6 +38,25 @@ pub fn open_inputs(spec: &PipelineSpec) -> Result<Vec<InputFile>, Error> {
         }
         SourceSpec::Folder(source) => Ok(vec![open_folder(&source.path, &of_folder(source))?]),
     }
+}
+
+/// The files that a pipeline's rows come from, without a look into any. None where only a look tells:
+/// a stream, a folder of images.
+pub fn list_inputs(spec: &PipelineSpec) -> Result<Option<Vec<PathBuf>>, Error> {
+    let mut files = match &spec.source {
+        _ if is_stdin(spec) => return Ok(None),
+        SourceSpec::Parquet(source) => {
+            let found = find_all(&source.path.0, folders(source.hive))?;
+            found.into_iter().map(|file| file.path).collect()
+        }
+        SourceSpec::Webdataset(source) => find_shards(&source.path.0)?,
+        SourceSpec::Folder(_) => return Ok(None),
+    };
+    if beside(spec).is_some() {
+        let shards: Vec<_> = files.iter().map(|table| shard_of(table)).collect();
+        files.extend(shards);
+    }
+    Ok(Some(files))
 }
 
 /// Makes sure that a stream can be all of the input.
@@ -69,10 +88,13 @@ fn of_folder(source: &FolderSourceSpec) -> Members {
     Members::of(&source.image, &source.caption.clone().unwrap_or_default().0)
 }
 
+fn folders(hive: HiveSpec) -> Folders {
+    if hive == HiveSpec::No { Folders::Flat } else { Folders::Partitioned }
+}
+
 /// The Parquet files that paths stand for, opened, with what their folders' names say.
 fn open_tables(paths: &[PathBuf], hive: HiveSpec) -> Result<Vec<InputFile>, Error> {
-    let folders = if hive == HiveSpec::No { Folders::Flat } else { Folders::Partitioned };
-    let found = find_all(paths, folders)?;
+    let found = find_all(paths, folders(hive))?;
     let mut inputs = open_files(&found.iter().map(|file| file.path.clone()).collect::<Vec<_>>())?;
     match hive {
         HiveSpec::No => {}

@@ -21,7 +21,7 @@ use crate::model::device;
 use crate::prepare::{CaptionReader, CaptionStep, ImageStep, Prepare};
 use crate::run::{LoadModels, Stages};
 use crate::sink::{ParquetSink, PartOptions, Sink, StreamSink};
-use crate::source::{AskedSource, Part, Source};
+use crate::source::{AskedSource, Part, Source, part_name};
 use crate::travel::travel_field;
 use crate::write::{AskedWriter, Follow, Output, OutputRows, PartWriter, StreamWriter};
 
@@ -179,7 +179,7 @@ impl Plan {
         let manifest = Manifest::new(MadeWith::new(), 1);
         let mut sink = ParquetSink::new(dir, self.part_options(&manifest));
         std::fs::create_dir_all(dir).map_err(Error::io("create the folder", dir))?;
-        let name = Part { index: 0, input: 0, start: 0, rows: 0 }.file_name();
+        let name = part_name(0);
         sink.begin(&name, &self.inputs[0].metadata)?;
         sink.publish(String::new()).map(drop)
     }

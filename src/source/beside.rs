@@ -31,6 +31,11 @@ pub struct Beside {
     pub headers: String,
 }
 
+/// Where the shard of a table is.
+pub fn shard_of(table: &Path) -> PathBuf {
+    table.with_extension("tar")
+}
+
 /// Finds the shard beside each table and walks over it once, several at once.
 ///
 /// # Errors
@@ -41,7 +46,7 @@ pub fn find_beside(inputs: &mut [InputFile], members: &Members) -> Result<(), Er
             let problem = format!("{}: shards are read from disks alone", input.path.display());
             return Err(Error::Setting { key: "image.shard".into(), problem });
         }
-        let path = input.path.with_extension("tar");
+        let path = shard_of(&input.path);
         if !path.exists() {
             let hint = ": [image.shard] reads images from the .tar of each table's name".into();
             return Err(Error::NotFound { what: "the shard", path, hint });

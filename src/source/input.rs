@@ -166,6 +166,11 @@ impl InputFile {
         })
     }
 
+    /// What records call it: its path, however it was typed.
+    pub fn full_name(&self) -> String {
+        self.full_path().display().to_string()
+    }
+
     /// The file's path, however it was typed.
     pub fn full_path(&self) -> PathBuf {
         if let Some(piped) = &self.piped {

@@ -25,7 +25,7 @@ mod tar;
 mod webdataset;
 
 pub use asked::{AskedSource, Open};
-pub use beside::{Beside, BesideSource, find_beside};
+pub use beside::{Beside, BesideSource, find_beside, shard_of};
 pub use elements::ElementsSource;
 pub use find::{find_all, find_shards};
 pub use folder::{FolderSource, IMAGE as FOLDER_IMAGE, open_folder};
@@ -53,6 +53,8 @@ pub trait Source: Send {
 pub struct Part {
     /// Position in the plan.
     pub index: usize,
+    /// The number in its file's name: its position, but in an output that grows with its input.
+    pub number: usize,
     /// Index of the input file.
     pub input: usize,
     /// First row, counted in the input file.
@@ -61,9 +63,14 @@ pub struct Part {
     pub rows: u64,
 }
 
+/// The name of a part's file.
+pub fn part_name(number: usize) -> String {
+    format!("part-{number:05}.parquet")
+}
+
 impl Part {
     /// The part's file name in the output folder.
     pub fn file_name(&self) -> String {
-        format!("part-{:05}.parquet", self.index)
+        part_name(self.number)
     }
 }

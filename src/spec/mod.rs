@@ -406,6 +406,12 @@ pub struct RunSpec {
     /// The most rows that may fail before the run exits with 3: a count or a percentage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_failed: Option<MaxFailed>,
+    /// The least that the median of every cosine similarity may be before the run exits with 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_median_similarity: Option<f64>,
+    /// The most that a quartile of any score may differ from the run before, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_drift: Option<f64>,
 }
 
 impl Default for RunSpec {
@@ -417,6 +423,8 @@ impl Default for RunSpec {
             image_memory: None,
             decode_timeout: const { NonZeroU32::new(60).unwrap() },
             max_failed: None,
+            min_median_similarity: None,
+            max_drift: None,
         }
     }
 }

@@ -69,23 +69,28 @@ impl PartWriter {
     fn publish(&mut self) -> Result<(), Error> {
         let OpenPart { part, rows_in, statuses } =
             self.open.take().expect("only called with an open part");
-        let path = &self.output.inputs[part.input].path;
+        let input = &self.output.inputs[part.input];
         if rows_in != part.rows {
-            return Err(Error::RowCount {
-                path: path.clone(),
-                expected: part.rows,
-                found: rows_in,
-            });
+            let (path, expected) = (input.path.clone(), part.rows);
+            return Err(Error::RowCount { path, expected, found: rows_in });
         }
-        let about = PartAbout { key: self.output.keys[part.index].clone(), rows_in, statuses };
+        let (key, start) = (self.output.keys[part.index].clone(), part.start);
+        let about = PartAbout { key, input: input.full_name(), start, rows_in, statuses };
         let Published { rows: rows_out, bytes, sha256 } = self.sink.publish(about.to_json())?;
         let record = PartRecord { about, rows_out, bytes, sha256 };
         let recorded = self.output.manifest.parts.entry(part.file_name()).insert_entry(record);
         (self.output.follow)(PartEvent::Done(part, recorded.get()))?;
-        match self.output.writes_manifest {
+        match self.output.writes_manifest && self.is_time_to_record() {
             true => self.output.manifest.write(&self.output.dir),
             false => Ok(()),
         }
+    }
+
+    /// Whether the manifest is to be written now. A large one is not after every part: what it does
+    /// not know of, a hundredth of the parts at most, is read again by whoever goes on.
+    fn is_time_to_record(&self) -> bool {
+        let n_recorded = self.output.manifest.parts.len();
+        n_recorded.is_multiple_of(1 + n_recorded / 100) || self.is_complete()
     }
 }
 

@@ -4,7 +4,7 @@ Run by `make mutations`, in a checkout where nobody edits `src` meanwhile. Edits
 each mutant is a branch that `CLIPMILL_MUTANT` chooses, builds that, and puts `src` back (a build after
 this one begins anew). Then runs the tests that are named here, which have to pass with no mutant
 chosen, and for each mutant the test that has to fail with it. Prints a table; exits with 1 if a mutant survives. Arguments: words of the
-names of those to try, else all.
+names of those to try, else all; --check only looks whether every mutant can be made.
 """
 import os
 import signal
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 # What is taken away, the file in src, what stands there, what is put there (MUTANT: whether it is
-# this one), and who must notice: the test's binary (None: those in src) and its name.
+# this one), and who must notice: the test's module (None: those in src) and its name.
 #
 # Left out, because nothing changes that can be seen: the magic and the sizes that `seal::check` and
 # `verify` look at before the digest, which covers them; that a seal is blank before it is filled
@@ -31,17 +31,15 @@ MUTANTS = [
      "    // Without this the rename itself can be lost with the power.\n"
      "    sync_folder(folder_of(path))", "    if MUTANT { Ok(()) } else { sync_folder(folder_of(path)) }",
      "faults", "every_name_of_an_undisturbed_run"),
-    ("fsync of the folder above a new output", "files.rs",
+    ("fsync of the folder above a new output", "files/scratch.rs",
      "try_for_each(|path| sync_folder(folder_of(path)))",
      "try_for_each(|path| if MUTANT { Ok(()) } else { sync_folder(folder_of(path)) })",
      "faults", "every_name_of_an_undisturbed_run"),
-    ("fsync of what a dead run left", "files.rs",
-     "dir)?;\n        sync_folder(dir)?;\n        Ok(Self { _files: vec![lock] })",
-     "dir)?;\n        if !MUTANT { sync_folder(dir)?; }\n        Ok(Self { _files: vec![lock] })",
+    ("fsync of what a dead run left", "files/lock.rs",
+     "sync_folder(&here)?;\n        Ok(Self {", "if !MUTANT { sync_folder(&here)?; }\n        Ok(Self {",
      "resume", "a_run_or_share_killed_after_any_rename"),
-    ("fsync of what a dead share left", "files.rs",
-     "        sync_folder(dir)?;\n        Ok(Self { _files: files })",
-     "        if !MUTANT { sync_folder(dir)?; }\n        Ok(Self { _files: files })",
+    ("fsync of what a dead share left", "files/lock.rs",
+     "sync_folder(&here)?;\n        let scope", "if !MUTANT { sync_folder(&here)?; }\n        let scope",
      "resume", "a_run_or_share_killed_after_any_rename"),
     ("fsync after a removal", "files.rs",
      "Ok(()) => sync_folder(folder_of(path)),",
@@ -52,31 +50,31 @@ MUTANTS = [
      'if MUTANT { Ok(()) } else { folder.sync_all().map_err(Error::io("flush to disk", dir)) }',
      "faults", "every_name_of_an_undisturbed_run"),
     ("the rename: written under the final name", "files.rs",
-     'path.with_file_name(format!(".{name}{TEMPORARY}"))',
-     'if MUTANT { path.to_owned() } else { path.with_file_name(format!(".{name}{TEMPORARY}")) }',
+     "false => path.with_file_name(name),",
+     "false if MUTANT => path.to_owned(),\n        false => path.with_file_name(name),",
      "faults", "every_name_of_an_undisturbed_run"),
     ("the removal of _SUCCESS", "plan/resume.rs",
      "Manifest::mark_incomplete(dir)?;", "if !MUTANT { Manifest::mark_incomplete(dir)?; }",
      "faults", "every_name_of_an_undisturbed_run"),
     # Each lock.
-    ("the lock", "files.rs",
+    ("the lock", "files/lock.rs",
      "match flock(&file, how) {",
      "match flock(&file, how).or_else(|error| if MUTANT { Ok(()) } else { Err(error) }) {",
      "faults", "of_runs_on_one_output_at_once"),
-    ("the lock of a part", "files.rs",
+    ("the lock of a part", "files/lock.rs",
      "let exclusive = FlockOperation::NonBlockingLockExclusive;",
      "let exclusive = if MUTANT { FlockOperation::NonBlockingLockShared } "
      "else { FlockOperation::NonBlockingLockExclusive };",
      None, "parts_are_locked_one_by_one"),
-    ("the folder's lock beside those of parts", "files.rs",
-     "vec![lock(dir, LOCK, FlockOperation::NonBlockingLockShared, dir)?]",
+    ("the folder's lock beside those of parts", "files/lock.rs",
+     "vec![lock(&here, LOCK, FlockOperation::NonBlockingLockShared, dir)?]",
      "if MUTANT { Vec::new() } "
-     "else { vec![lock(dir, LOCK, FlockOperation::NonBlockingLockShared, dir)?] }",
+     "else { vec![lock(&here, LOCK, FlockOperation::NonBlockingLockShared, dir)?] }",
      None, "parts_are_locked_one_by_one"),
-    ("the manifest's lock", "files.rs",
-     "vec![lock(dir, &name, FlockOperation::LockExclusive, dir)?]",
-     "if MUTANT { Vec::new() } "
-     "else { vec![lock(dir, &name, FlockOperation::LockExclusive, dir)?] }",
+    ("the manifest's lock", "files/lock.rs",
+     "let file = lock(&local(dir), &name, FlockOperation::LockExclusive, dir)?;",
+     "let how = if MUTANT { FlockOperation::LockShared } else { FlockOperation::LockExclusive };\n"
+     "let file = lock(&local(dir), &name, how, dir)?;",
      "resume", "while_one_share_replaces_the_manifest"),
     ("the lock of a journal", "crash.rs",
      "Err(Errno::WOULDBLOCK) => continue,",
@@ -87,13 +85,12 @@ MUTANTS = [
      "match checked.manifest.checksum() == checked.sha256 {",
      "match MUTANT || checked.manifest.checksum() == checked.sha256 {",
      "faults", "a_manifest_with_any_byte_changed"),
-    ("the size of a recorded part", "manifest.rs",
-     "is_ok_and(|found| found.len() == self.bytes)",
-     "is_ok_and(|found| MUTANT || found.len() == self.bytes)",
+    ("the size of a recorded part", "plan/resume.rs",
+     "there.get(&name) == Some(&Some(record.bytes))",
+     "(MUTANT && there.contains_key(&name) || there.get(&name) == Some(&Some(record.bytes)))",
      "resume", "a_recorded_part_that_was_cut"),
     ("whether a recorded part is there", "plan/resume.rs",
-     "known.filter(|record| record.is_there(dir, &name));",
-     "known.filter(|record| MUTANT || record.is_there(dir, &name));",
+     "let record = known.filter(|record| ", "let record = known.filter(|record| MUTANT || ",
      "run", "a_part_redone_is_the_same_bytes"),
     ("a part's seal", "sink/seal.rs",
      "(digest.finish().as_bytes() == seal).then(|| whole.finish())",
@@ -141,8 +138,8 @@ MUTANTS = [
      "Err(Error::Manifest { .. }) => match foreign_entry(path)?.filter(|_| !MUTANT) {",
      "resume", "what_is_not_clipmills"),
     ("whose a part is that is to be removed", "plan/resume.rs",
-     "if !planned && (recorded.contains_key(&name) || is_ours()?) {",
-     "if !planned && (MUTANT || recorded.contains_key(&name) || is_ours()?) {",
+     "if !stays && (recorded.contains_key(&name) || is_ours()?) {",
+     "if !stays && (MUTANT || recorded.contains_key(&name) || is_ours()?) {",
      "resume", "what_is_not_clipmills"),
     ("the digest of an input's footer", "source/input.rs",
      "let Self { rows, bytes, modified, footer, .. } = self;",
@@ -155,24 +152,26 @@ MUTANTS = [
      'format!("{rows} rows, {bytes} bytes, written {modified} ns, footer sha256 {footer}")',
      "faults", "what_changed_is_named"),
     ("the digest of the weights", "plan/provenance.rs",
-     "let weights = plan.model.weights_sha256()?;",
-     "let weights = if MUTANT { String::new() } else { plan.model.weights_sha256()? };",
+     "let weights = model.files.weights_sha256()?;",
+     "let weights = if MUTANT { String::new() } else { model.files.weights_sha256()? };",
      "resume", "what_a_run_reads"),
-    ("the digest of the tokenizer", "plan/provenance.rs",
-     'digests.join(" ")', 'if MUTANT { String::new() } else { digests.join(" ") }',
+    ("the digest of the tokenizer", "plan/models.rs",
+     'let sha256 = digests.collect::<Result<Vec<_>, _>>()?.join(" ");',
+     'let digests = digests.collect::<Result<Vec<_>, _>>()?;\n'
+     'let sha256 = if MUTANT { String::new() } else { digests.join(" ") };',
      "resume", "what_a_run_reads"),
     ("the preprocessing", "plan/provenance.rs",
-     '"preprocessing".to_owned(), preprocess.describe()',
-     '"preprocessing".to_owned(), if MUTANT { String::new() } else { preprocess.describe() }',
+     '("preprocessing", preprocess.describe())',
+     '("preprocessing", if MUTANT { String::new() } else { preprocess.describe() })',
      "resume", "what_a_run_reads"),
     ("the digest in verify", "command/verify.rs",
-     "Ok(_) if digest::of_file(path)? != record.sha256 => {",
-     "Ok(_) if !MUTANT && digest::of_file(path)? != record.sha256 => {",
+     "Some(Some(_)) if files::sha256(&dir.join(name))? != record.sha256 => {",
+     "Some(Some(_)) if !MUTANT && files::sha256(&dir.join(name))? != record.sha256 => {",
      "run", "verify_finds_a_flipped_bit"),
     ("a mark without its parts, in verify", "command/verify.rs",
      "(false, true) =>", "(false, true) if !MUTANT =>",
      "run", "verify_finds_a_flipped_bit"),
-    ("the count of a part's rows", "write.rs",
+    ("the count of a part's rows", "write/parts.rs",
      "if rows_in != part.rows {", "if rows_in != part.rows && !MUTANT {",
      "stages", "a_part_that_is_a_row_short"),
     ("the removal of a part that is not the recorded one", "plan/resume.rs",
@@ -197,7 +196,7 @@ MUTANTS = [
      "stamp if stamp == (input.bytes, input.modified) => Ok(()),",
      "stamp if MUTANT || stamp == (input.bytes, input.modified) => Ok(()),",
      "resume", "a_part_read_while_somebody"),
-    ("why an input could not be read", "source/watched.rs",
+    ("why an input could not be read", "watched.rs",
      "match self.failure() {", "match self.failure().filter(|_| !MUTANT) {",
      "faults", "a_disk_that_does_not_give_the_input"),
     ("the rows in the pages", "source/pages.rs",
@@ -222,6 +221,19 @@ MUTANTS = [
     ("a tensor that is there twice", "model/weights.rs",
      "match twice(&map[8..8 + header]) {", "match twice(&map[8..8 + header]).filter(|_| !MUTANT) {",
      "weights", "a_tensor_that_is_twice"),
+    # What a run whose output grows goes by.
+    ("how what is read looks", "plan/seen.rs",
+     "then.made_from == self.made_from", "(MUTANT || then.made_from == self.made_from)",
+     "incremental", "what_came_is_added"),
+    ("how the output looks", "plan/seen.rs",
+     "then.output == output(dir)?", "(MUTANT || then.output == output(dir)?)",
+     "incremental", "a_night_with_nothing_new"),
+    ("whose parts stay", "plan/growth.rs",
+     "!inputs.contains(&record.about.input)", "(MUTANT || !inputs.contains(&record.about.input))",
+     "incremental", "what_came_is_added"),
+    ("the number that a part had", "plan/growth.rs",
+     "numbers.get(place).copied()", "numbers.get(place).copied().filter(|_| !MUTANT)",
+     "incremental", "what_came_is_added"),
     # Images that kill.
     ("the journal of rows in flight", "prepare.rs",
      "self.journal.as_ref().map(|journal| journal.enter(id));",
@@ -276,9 +288,8 @@ def write(texts):
 
 
 def binaries():
-    """Builds the tests with every mutant in them, and gives their paths by name, None for src's."""
-    named = sorted({mutant[4] for mutant in MUTANTS} - {None})
-    words = ["--lib", "--bins", *(word for name in named for word in ("--test", name))]
+    """Builds the tests with every mutant in them, and gives the paths of src's (True) and of the others."""
+    words = ["--lib", "--bins", "--test", "tests"]
     built = subprocess.run(["cargo", "test", "--release", "--locked", "--no-run", *words], cwd=ROOT,
                            capture_output=True, text=True)
     if built.returncode != 0:
@@ -287,15 +298,15 @@ def binaries():
     for line in built.stderr.splitlines():
         if "Executable" in line:
             what, path = line.split("Executable")[1].rsplit(" (", 1)
-            name = None if "src/lib.rs" in what else Path(what.split()[-1]).stem
-            paths[name] = ROOT / path.rstrip(")")
+            paths["src/lib.rs" in what] = ROOT / path.rstrip(")")
     return paths
 
 
-def fails(paths, binary, test, number=None):
+def fails(paths, module, test, number=None):
     """Whether the test fails, with that mutant."""
     chosen = {} if number is None else {"CLIPMILL_MUTANT": str(number)}
-    ran = subprocess.run([paths[binary], test, "--test-threads", "2"], cwd=ROOT,
+    name = f"{module}::{test}" if module else test
+    ran = subprocess.run([paths[module is None], name, "--test-threads", "2"], cwd=ROOT,
                          capture_output=True, text=True, env=os.environ | chosen)
     if ran.returncode == 0 and " 0 passed" in ran.stdout:
         sys.exit(f"no test is called {test}")
@@ -303,6 +314,9 @@ def fails(paths, binary, test, number=None):
 
 
 only = sys.argv[1:]
+if only == ["--check"]:
+    mutated()
+    sys.exit()
 chosen = [number for number, mutant in enumerate(MUTANTS)
           if not only or any(word in mutant[0] for word in only)]
 begun = time.monotonic()
@@ -313,14 +327,14 @@ try:
 finally:
     write(as_it_was)
 print(f"built in {time.monotonic() - begun:.0f} s", flush=True)
-for binary, test in sorted({MUTANTS[number][4:] for number in chosen}, key=str):
-    if fails(paths, binary, test):
+for module, test in sorted({MUTANTS[number][4:] for number in chosen}, key=str):
+    if fails(paths, module, test):
         sys.exit(f"{test} fails without a mutant")
 print(f"all tests pass without a mutant ({time.monotonic() - begun:.0f} s)", flush=True)
 survived = 0
 for number in chosen:
-    name, _, _, _, binary, test = MUTANTS[number]
-    noticed = fails(paths, binary, test, number)
+    name, _, _, _, module, test = MUTANTS[number]
+    noticed = fails(paths, module, test, number)
     survived += not noticed
     print(f"{name:42} {test:40} {'noticed' if noticed else 'SURVIVED'}", flush=True)
 minutes = (time.monotonic() - begun) / 60

@@ -112,7 +112,7 @@ pub fn rows(dir: &Path, bytes: &[u8]) -> bool {
     }
     let read = || -> Result<(), Error> {
         let input = InputFile::open(&path)?;
-        let part = Part { index: 0, input: 0, start: 0, rows: input.rows };
+        let part = Part { index: 0, number: 0, input: 0, start: 0, rows: input.rows };
         if input.rows == 0 {
             return Ok(());
         }

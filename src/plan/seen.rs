@@ -1,0 +1,106 @@
+//! Whether anything is new, told in a moment: `_seen.json`, which a run whose output grows leaves.
+//!
+//! Two digests: of the settings and of the sizes and times of all files that the output was made from,
+//! and of the names and sizes of all files that it has. Where both are as they were, no input is opened,
+//! no weights are digested and no model is loaded. What the output was made with is the manifest's to
+//! say; this is only how it looked.
+
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{provenance, settings, sources};
+use crate::digest::Growing;
+use crate::error::Error;
+use crate::files::{self, SEEN};
+use crate::spec::layers::Layered;
+use crate::spec::{ModelPlace, PipelineSpec};
+use crate::store::is_url;
+
+/// What an output is made from, as it looks from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Of the settings, and of the files that it is made from.
+    made_from: String,
+    /// Of the output's own files.
+    #[serde(default)]
+    output: String,
+    /// Whether it has parts of files that were gone then.
+    #[serde(default)]
+    has_gone: bool,
+}
+
+impl Seen {
+    /// Looks at what a pipeline reads. To be asked before anything is read: what is written to later
+    /// looks different the next time. None where only a look into files tells, or asking a hub.
+    ///
+    /// # Errors
+    /// `Setting` for one that makes no sense; those of finding the input.
+    pub fn look(layered: &Layered) -> Result<Option<Self>, Error> {
+        settings::check_settings(&layered.spec)?;
+        let Some(files) = files_of(&layered.spec)? else { return Ok(None) };
+        let mut digest = Growing::default();
+        digest.add(env!("CARGO_PKG_VERSION").as_bytes());
+        for (key, value) in provenance::meant(&layered.settings) {
+            digest.add(format!("\n{key}\n{value}").as_bytes());
+        }
+        for path in files {
+            // Whoever reads it says what is wrong with it.
+            let Ok(found) = std::fs::metadata(&path) else { return Ok(None) };
+            digest.add(b"\n");
+            digest.add(path.as_os_str().as_bytes());
+            let (bytes, seconds, rest) = (found.len(), found.mtime(), found.mtime_nsec());
+            digest.add(format!("\0{bytes} {seconds} {rest}").as_bytes());
+        }
+        Ok(Some(Self { made_from: digest.finish(), output: String::new(), has_gone: false }))
+    }
+
+    /// Whether an output was complete when it was made from the same, and looks as it did then; where
+    /// parts of files that are gone are to be removed, whether it had none.
+    pub fn is_known(&self, dir: &Path, prune: bool) -> Result<bool, Error> {
+        let Some(text) = files::read(&dir.join(SEEN))? else { return Ok(false) };
+        let Ok(then) = serde_json::from_slice::<Self>(&text) else { return Ok(false) };
+        let is_done = then.made_from == self.made_from && !(prune && then.has_gone);
+        Ok(is_done && then.output == output(dir)?)
+    }
+
+    /// Leaves it in a complete output, which may have parts of files that are gone.
+    pub fn leave(mut self, dir: &Path, has_gone: bool) -> Result<(), Error> {
+        (self.output, self.has_gone) = (output(dir)?, has_gone);
+        let text = serde_json::to_vec(&self).expect("strings are JSON");
+        files::replace(&dir.join(SEEN), &text)
+    }
+}
+
+/// A digest of what an output folder has.
+fn output(dir: &Path) -> Result<String, Error> {
+    let mut digest = Growing::default();
+    for (name, bytes) in files::list(dir)? {
+        if !files::is_housekeeping(&name) {
+            digest.add(format!("{name}\0{bytes:?}\n").as_bytes());
+        }
+    }
+    Ok(digest.finish())
+}
+
+/// Every file that a pipeline reads, but for images that its rows name.
+fn files_of(spec: &PipelineSpec) -> Result<Option<BTreeSet<PathBuf>>, Error> {
+    if is_url(&settings::sink(spec).path) {
+        return Ok(None);
+    }
+    let Some(inputs) = sources::list_inputs(spec)? else { return Ok(None) };
+    let mut files: BTreeSet<_> = inputs.into_iter().collect();
+    files.extend(spec.head.values().map(|head| head.file.clone()));
+    for model in spec.model.all() {
+        // What a revision is today only the hub knows.
+        let ModelPlace::Dir(dir) = &model.place else { return Ok(None) };
+        let entries = std::fs::read_dir(dir).map_err(Error::io("list", dir))?;
+        for entry in entries {
+            files.insert(entry.map_err(Error::io("list", dir))?.path());
+        }
+    }
+    Ok((!files.iter().any(|file| is_url(file))).then_some(files))
+}
