@@ -25,6 +25,7 @@ mod pixels;
 mod report;
 mod resume;
 mod run;
+mod schedulers;
 mod search;
 mod several;
 mod siglip;
