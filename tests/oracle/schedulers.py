@@ -60,6 +60,14 @@ def check_units(program: str, machine: Path) -> None:
         units[kind] = machine / f"clipmill-nightly.{kind}"
         units[kind].write_text(text.replace("/usr/local/bin/clipmill", program))
     analyze("verify", "--man=no", *units.values())
+    on_gpus = machine / "on_gpus" / units["service"].name
+    on_gpus.parent.mkdir()
+    text = units["service"].read_text()
+    for old, new in (("PrivateDevices=yes\n", ""), ("#DeviceAllow=", "DeviceAllow=")):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    on_gpus.write_text(text)
+    analyze("verify", "--man=no", on_gpus)
     # Tenths of 0, locked up, to 10, open.
     analyze("security", "--offline=true", "--no-pager", "--threshold=20", units["service"])
     when = settings(units["timer"].read_text())["OnCalendar"]
