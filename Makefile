@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-cluster browser lint bench bench-full fuzz soak mutations doc clean
+.PHONY: help setup build run test test-cluster test-airflow browser lint bench bench-full fuzz soak mutations doc clean
 
 TORCH_VERSION := 2.11.0
 PYTHON ?= python3
@@ -44,8 +44,11 @@ test: setup $(VENV_ORACLES) browser ## Run all tests, against the oracles in tes
 	  echo cargo test $(CARGO_FLAGS); cargo test $(CARGO_FLAGS); \
 	fi
 
-test-cluster: build .venv/cluster.done ## Ray, Ray Data and Spark drive the program; nodes and workers die
+test-cluster: build .venv/cluster.done test-airflow ## Ray, Ray Data and Spark drive the program; nodes and workers die
 	.venv/cluster/bin/python tests/cluster_ray/cluster.py $(CLUSTER_FLAGS)
+
+test-airflow: build .venv/airflow.done ## An Airflow runs the nightly DAG; part of test-cluster
+	.venv/airflow/bin/python tests/cluster_ray/nightly.py
 
 # Looks at reports; the tests say that they are skipped without it. Never fails.
 browser:
@@ -104,10 +107,15 @@ clean: ## Remove everything that make made
 	.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
 	touch $@
 
-# The engines have packages of their own: they need no torch.
+# The engines and Airflow have packages of their own: they need no torch.
 .venv/cluster.done: tests/cluster_ray/requirements.txt
 	$(PYTHON) -m venv .venv/cluster
 	.venv/cluster/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+.venv/airflow.done: tests/cluster_ray/requirements-airflow.txt
+	$(PYTHON) -m venv .venv/airflow
+	.venv/airflow/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 INSTALL_CHROMIUM = { $(1) apt-get update -qq && \

@@ -26,6 +26,7 @@ mod pixels;
 mod report;
 mod resume;
 mod run;
+mod schedulers;
 mod search;
 mod several;
 mod siglip;

@@ -327,6 +327,29 @@ class Bench:
         self.say(f"- {what}: {statistics.median(values):.2f} "
                  f"({min(values):.2f} to {max(values):.2f})")
 
+    def disk(self):
+        """Bytes a row of what the nightly pipeline writes, by column, and the memory that it takes."""
+        import pyarrow.parquet as pq
+
+        out = WORK / "nightly"
+        shutil.rmtree(out, ignore_errors=True)
+        # Of random weights the scores are no scores.
+        settings = {"image.path.root": self.data, "model.clip.dir": MODEL, "report.out": f"{out}.html",
+                    "run.min_median_similarity": -1}
+        sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        subprocess.run([CLIPMILL, "run", ROOT / "pipelines" / "nightly_etl.toml", *sets, "--quiet", "--input",
+                        self.data / "table.parquet", "--output", out], check=True, cwd=ROOT)
+        (part,) = out.glob("part-*.parquet")
+        groups = pq.read_metadata(part).to_dict()["row_groups"]
+        sizes = {}
+        for column in (column for group in groups for column in group["columns"]):
+            name = column["path_in_schema"].split(".")[0]
+            sizes[name] = sizes.get(name, 0) + column["total_compressed_size"] / 640
+        peak = json.loads((out / "run_report.json").read_text())["this_run"]["peak_memory"]
+        self.say(f"- nightly_etl.toml, bytes a row: {part.stat().st_size / 640:.0f}; "
+                 + ", ".join(f"{name} {size:.1f}" for name, size in sizes.items())
+                 + f"; peak memory {peak / 2**20:.0f} MiB")
+
     def memory(self):
         """Peak memory of many rows against that of few, with the sample's model and images."""
         peaks = []
@@ -430,10 +453,10 @@ QUICK = [*TABLE, "feed", "several", "start", "overhead"]
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--only", help=f"some of {', '.join(QUICK)}, search, memory")
+    parser.add_argument("--only", help=f"some of {', '.join(QUICK)}, search, disk, memory")
     args = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    sections = args.only.split(",") if args.only else QUICK + ["search", "memory"] * args.full
+    sections = args.only.split(",") if args.only else QUICK + ["search", "disk", "memory"] * args.full
     photos = not {*sections} <= {"filter", "search"}
     if photos:
         make_model()
