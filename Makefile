@@ -73,8 +73,8 @@ bench-full: bench ## The same with more rounds and peers, and the memory of a mi
 fuzz: setup $(VENV_ORACLES) ## Changed bytes for the parsers of strangers' bytes, a minute each
 	CLIPMILL_FUZZ=60 cargo test $(CARGO_FLAGS) --test tests -- fuzz:: --nocapture --test-threads 1
 
-soak: setup $(VENV_ORACLES) ## Kill runs 9,000 times; an hour or so
-	CLIPMILL_SOAK=9000 cargo test $(CARGO_FLAGS) --test tests -- --nocapture killed_at_any_time
+soak: setup $(VENV_ORACLES) ## Kill runs 9,000 times, and refuse every call in every way; an hour or so
+	CLIPMILL_SOAK=9000 cargo test $(CARGO_FLAGS) --test tests -- --nocapture faults::killed_at faults::what_the_disk
 
 mutations: setup $(VENV_ORACLES) ## Take each safeguard away in turn; a test must notice
 	.venv/bin/python tests/faults/mutations.py

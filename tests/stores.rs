@@ -259,15 +259,8 @@ fn a_store_that_goes_away_in_the_middle_is_waited_for_and_then_gone_on_with() {
     let args = job::args(Path::new(OUT));
     let mut command = s3.command(tmp.path(), &args);
     command.env("CLIPMILL_STORE_PATIENCE", "5").stdout(Stdio::null()).stderr(Stdio::piped());
-    let child = command.spawn().expect("the program starts");
-    for _ in 0..1000 {
-        if s3.list("data/some/out/part-").len() == 1 {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    s3.pause();
-    let ended = child.wait_with_output().expect("it ends");
+    s3.stop_at("data/some/out/part-00001.parquet");
+    let ended = command.output().expect("the program starts");
     s3.go_on();
     let stderr = String::from_utf8_lossy(&ended.stderr);
     assert!(ended.status.code() == Some(75) && stderr.contains(OUT), "{stderr}");

@@ -327,6 +327,67 @@ class Bench:
         self.say(f"- {what}: {statistics.median(values):.2f} "
                  f"({min(values):.2f} to {max(values):.2f})")
 
+    def transform(self):
+        """A stream through `clipmill transform` without a model, whole process, against pyarrow that
+        reads the stream and writes it again with a column more, warm."""
+        import pyarrow as pa
+
+        stream = arrow_stream(60)
+        size = stream.stat().st_size / 1e6
+        pipeline = WORK / "transform.toml"
+        pipeline.write_text(PIPELINE.format(table="-", columns='status = "status"', out="-", root=ROOT,
+                                            models=MODEL_SECTION.format(name="", model=SAMPLE, precision="f32")))
+
+        def own():
+            started = time.perf_counter()
+            with stream.open("rb") as given:
+                subprocess.run([CLIPMILL, "transform", pipeline, "--quiet"], stdin=given,
+                               stdout=subprocess.DEVNULL, check=True, cwd=ROOT)
+            return time.perf_counter() - started
+
+        def pyarrow():
+            started = time.perf_counter()
+            with pa.OSFile(str(stream)) as given, pa.OSFile(os.devnull, "w") as to:
+                reader = pa.ipc.open_stream(given)
+                schema = reader.schema.append(pa.field("status", pa.string()))
+                with pa.ipc.new_stream(to, schema) as writer:
+                    for batch in reader:
+                        status = pa.array(["ok"] * batch.num_rows)
+                        writer.write_batch(pa.record_batch([*batch.columns, status], schema=schema))
+            return time.perf_counter() - started
+
+        times = [(own(), pyarrow()) for _ in range(self.rounds)]
+        ours, theirs = (statistics.median(each) for each in zip(*times))
+        ratios = [mine / other for mine, other in times]
+        self.say(f"- transform without a model: {size / ours:.0f} MB/s a process, pyarrow {size / theirs:.0f} "
+                 f"MB/s; time ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+    def nights(self):
+        """A night with nothing new over 10,000 known files, and one with one new file, in starts of the
+        program that do nothing at all."""
+        n = 10_000
+        folder = files_of_a_row(n)
+        run = Run(folder, {"status": "status"}, model=SAMPLE, root=ROOT)
+        run.command.append("--incremental")
+        run.seconds()
+
+        def took(command):
+            started = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            return time.perf_counter() - started
+
+        for what in ["nothing new", "one new file"]:
+            times = []
+            for turn in range(self.rounds):
+                if what != "nothing new":
+                    shutil.copy(folder / "00000.parquet", folder / f"new-{turn}.parquet")
+                times.append((took(run.command), took([CLIPMILL, "--version"])))
+            ratios = [night / start for night, start in times]
+            self.say(f"- a night with {what}, {n} known parts: {statistics.median(t for t, _ in times):.2f} s, "
+                     f"{statistics.median(ratios):.1f} starts ({min(ratios):.1f} to {max(ratios):.1f})")
+        for new in folder.glob("new-*"):
+            new.unlink()
+
     def disk(self):
         """Bytes a row of what the nightly pipeline writes, by column, and the memory that it takes."""
         import pyarrow.parquet as pq
@@ -389,6 +450,38 @@ def vectors(rows, dim):
     return path.parent, plain
 
 
+def arrow_stream(batches):
+    """Rows of a caption and 4 kB that do not compress, as an Arrow stream."""
+    import numpy as np
+    import pyarrow as pa
+
+    path, rows = WORK / f"stream-{batches}.arrows", 4096
+    if not path.exists():
+        bytes_ = np.random.default_rng(3).bytes(rows * 4096)
+        batch = pa.record_batch({
+            "caption": [f"caption {row}" for row in range(rows)],
+            "image_path": [f"{row}.jpg" for row in range(rows)],
+            "blob": pa.array([bytes_[row * 4096:(row + 1) * 4096] for row in range(rows)], pa.binary())})
+        with pa.ipc.new_stream(str(path), batch.schema) as writer:
+            for _ in range(batches):
+                writer.write_batch(batch)
+    return path
+
+
+def files_of_a_row(n):
+    """A folder of tables, a row each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = WORK / f"files-{n}"
+    folder.mkdir(exist_ok=True)
+    for at in range(n):
+        path = folder / f"{at:05}.parquet"
+        if not path.exists():
+            pq.write_table(pa.table({"image_path": [f"{at}.jpg"], "caption": [f"caption {at}"]}), path)
+    return folder
+
+
 def remove(path):
     """A file, a folder or nothing."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -446,6 +539,7 @@ def machine():
     return f"{cores} cores of {name} ({', '.join(vector)}), commit {commit}"
 
 
+FULL = ["search", "transform", "nights", "disk", "memory"]
 TABLE = ["preprocess", "bf16", "f32", "filter"]
 QUICK = [*TABLE, "feed", "several", "start", "overhead"]
 
@@ -453,11 +547,11 @@ QUICK = [*TABLE, "feed", "several", "start", "overhead"]
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--only", help=f"some of {', '.join(QUICK)}, search, disk, memory")
+    parser.add_argument("--only", help=f"some of {', '.join(QUICK + FULL)}")
     args = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    sections = args.only.split(",") if args.only else QUICK + ["search", "disk", "memory"] * args.full
-    photos = not {*sections} <= {"filter", "search"}
+    sections = args.only.split(",") if args.only else QUICK + FULL * args.full
+    photos = not {*sections} <= {"filter", "search", "transform", "nights"}
     if photos:
         make_model()
     bench = Bench(args, photos)

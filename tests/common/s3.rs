@@ -67,17 +67,13 @@ impl S3 {
         self.ask(json!({ "mirror": prefix, "folder": folder }));
     }
 
-    /// Stops answering, as a store that is away.
-    pub fn pause(&self) {
-        self.signal("-STOP");
+    /// Stops answering when that object is about to be put, as a store that is away.
+    pub fn stop_at(&self, key: &str) {
+        self.ask(json!({ "stop_at": key }));
     }
 
     pub fn go_on(&self) {
-        self.signal("-CONT");
-    }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status();
+        let sent = Command::new("kill").args(["-CONT", &self.child.id().to_string()]).status();
         assert!(sent.expect("kill is there").success());
     }
 

@@ -5,16 +5,34 @@ Keys begin with the bucket, which is made where it is missing:
 
     {"put": "bucket/key", "file": path}      {"delete": "bucket/key"}
     {"list": "bucket/prefix"}                {"mirror": "bucket/prefix", "folder": path}
-    {"uploads": "bucket"}
+    {"uploads": "bucket"}                    {"stop_at": "bucket/key"}
+
+The last one stops the process when that object is about to be put, until it gets SIGCONT; once.
 """
 
 import json
+import os
 import pathlib
+import signal
 import sys
 
 import boto3
 from moto.server import ThreadedMotoServer
+from werkzeug.serving import WSGIRequestHandler
 
+stop_at = None
+serve = WSGIRequestHandler.run_wsgi
+
+
+def serve_or_stop(request):
+    global stop_at
+    if request.command == "PUT" and request.path.partition("?")[0] == stop_at:
+        stop_at = None
+        os.kill(os.getpid(), signal.SIGSTOP)
+    serve(request)
+
+
+WSGIRequestHandler.run_wsgi = serve_or_stop
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 _, port = server.get_host_and_port()
@@ -42,6 +60,7 @@ def listed(url):
 
 
 def answer(asked):
+    global stop_at
     if "put" in asked:
         client.put_object(**place(asked["put"]), Body=pathlib.Path(asked["file"]).read_bytes())
     elif "list" in asked:
@@ -51,6 +70,8 @@ def answer(asked):
     elif "uploads" in asked:
         place(asked["uploads"])
         return len(client.list_multipart_uploads(Bucket=asked["uploads"]).get("Uploads", []))
+    elif "stop_at" in asked:
+        stop_at = "/" + asked["stop_at"]
     elif "mirror" in asked:
         # Everything beneath a prefix, as files.
         where = place(asked["mirror"])
