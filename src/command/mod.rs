@@ -12,6 +12,7 @@ mod finalize;
 mod inspect;
 pub mod label;
 mod models;
+mod observed;
 mod pipeline;
 mod plan;
 mod preflight;
