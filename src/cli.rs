@@ -15,6 +15,7 @@ pub use embeddings::{ClusterArgs, ExportArgs, LabelArgs, ModelArgs, SearchArgs};
 use rows::{DEDUP_EXAMPLE, FILTER_EXAMPLE, REPORT_EXAMPLE};
 pub use rows::{DedupArgs, FilterArgs, ReportArgs};
 
+use crate::log::LogFormat;
 use crate::plan::MOST_PARTS;
 use crate::spec::{DeviceSpec, ExportLayout, Family, MaxFailed, ModelPlace};
 
@@ -26,6 +27,10 @@ use crate::spec::{DeviceSpec, ExportLayout, Family, MaxFailed, ModelPlace};
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
+    /// What is said on stderr: lines for people, or JSON objects, one a line, for what collects
+    /// logs. JSON has no bars; its `progress` comes every 10 s.
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -52,7 +57,7 @@ pub enum Command {
     Run(RunArgs),
     /// Check that all parts of a job are there and whole, write its report and mark it complete.
     #[command(after_help = FINALIZE_EXAMPLE)]
-    Finalize(JobArgs),
+    Finalize(FinalizeArgs),
     /// Check a pipeline against its input, its model and its output folder, without running it; what
     /// is done with the scores later, on a table without rows. A model on the hub is downloaded
     /// first, as it is for `plan` and `run`.
@@ -276,9 +281,33 @@ pub struct RunArgs {
     /// as `clipmill export` does, or [export] in the pipeline.
     #[arg(long, value_name = "LAYOUT", conflicts_with = "parts")]
     pub also: Option<ExportLayout>,
+    #[command(flatten)]
+    pub observe: ObserveArgs,
     /// Say nothing but errors and warnings.
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+/// Who is told what became of a run, besides its log.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ObserveArgs {
+    /// Write numbers of the run to FILE as Prometheus reads them, for the textfile collector of
+    /// node_exporter (a name that ends in .prom): every 15 s, and at the end, however it ends.
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+    /// Tell of the run by OpenLineage events: a line each at the end of FILE, or posted to the URL of
+    /// a server. OPENLINEAGE_NAMESPACE, OPENLINEAGE_API_KEY and OPENLINEAGE_PARENT_ID are heeded.
+    /// One that is away costs at most 10 s.
+    #[arg(long, value_name = "FILE|URL")]
+    pub lineage: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct FinalizeArgs {
+    #[command(flatten)]
+    pub job: JobArgs,
+    #[command(flatten)]
+    pub observe: ObserveArgs,
 }
 
 /// A pipeline, for commands that ask for nothing more.

@@ -1,11 +1,10 @@
 //! What can go wrong, in two kinds: `Error` stops the run, `RowError` becomes data.
 //!
-//! Messages are lower-case, name the thing and say the cure. `main` prints the chain of
-//! sources once and exits with [`Error::exit_code`]. Nothing here decides what to do about
-//! an error.
+//! Messages are lower-case, name the thing and say the cure. `main` has the chain of sources said
+//! once (`log`) and exits with [`Error::exit_code`]. Nothing here decides what to do about an error.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
 /// The boxed cause of an [`Error`], whichever library it comes from.
@@ -331,12 +330,6 @@ pub fn in_words(error: &Error) -> String {
     message
 }
 
-/// Prints an error on stderr.
-pub fn print(error: &Error) {
-    // Nobody is left to hear that stderr is closed; the exit code still tells.
-    let _ = writeln!(io::stderr(), "error: {}", disarmed(&in_words(error)));
-}
-
 /// A text for a terminal: control characters from strangers' files are shown, not obeyed.
 pub fn disarmed(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -348,12 +341,6 @@ pub fn disarmed(text: &str) -> String {
         }
     }
     shown
-}
-
-/// Ends the process with an error while other threads may be in the middle of anything.
-pub fn exit(error: &Error) -> ! {
-    print(error);
-    leave(i32::from(error.exit_code()))
 }
 
 /// Ends the process as it is. No destructor runs under a thread that is still at work, and LibTorch

@@ -73,9 +73,11 @@
 //! | module | is | imports of ours |
 //! |---|---|---|
 //! | [`error`] | `Error` stops the run, `RowError` becomes data; exit codes | |
+//! | [`clock`] | instants as RFC 3339 writes them | |
+//! | [`log`] | what is said on stderr, as lines or as JSON | `clock error` |
 //! | [`contain`] | panics on strangers' bytes as values; child processes for what is worse | |
 //! | [`digest`] | SHA-256 | `error` |
-//! | [`store`] | objects of S3, Google's and Azure's stores as if they were files; leases | `digest error` |
+//! | [`store`] | objects of S3, Google's and Azure's stores as if they were files; leases | `digest error log` |
 //! | [`watched`] | a file or an object to read Parquet from | `error store` |
 //! | [`files`] | publishing files whole, on a disk or in a store; an output's locks, and what else is there beside its parts | `digest error regular store watched` |
 //! | [`regular`] | files that others gave us: regular, of a sane size | |
@@ -94,9 +96,10 @@
 //! | [`manifest`] | what was done, from what, with what; which crash window does what | `error crash digest files` |
 //! | [`table`] | anybody's Parquet files read as one table; a table written anew, several row groups at once | `error files manifest sink source spec travel vectors` |
 //! | [`analysis`] | what can be said of a scored table, and done with it; products by `tch`, no model | `error contain digest files regular score sink spec store table travel vectors watched` |
-//! | [`progress`] | counters of a run, and the only code that draws them | `error model` |
-//! | [`hub`] | model folders from the Hugging Face hub, in the cache of its Python client | `error digest model progress regular spec` |
-//! | [`report`] | `run_report.json` | `error files analysis model` |
+//! | [`progress`] | counters of a run, and the only code that draws them | `error log model` |
+//! | [`hub`] | model folders from the Hugging Face hub, in the cache of its Python client | `error digest log model progress regular spec` |
+//! | [`report`] | `run_report.json`, and its schema beside it | `analysis clock error files model progress` |
+//! | [`observe`] | what a run tells those who look after it: metrics, lineage events | `analysis clock error log progress report store` |
 //! | [`prepare`] | the second stage's work on one batch | `error batch crash digest images text vectors` |
 //! | [`encode`] | the third stage's | `error batch model` |
 //! | [`mod@write`] | the last stage's: `Writer`: parts and the manifest, parts that are asked for, or a stream | `error spec batch columns manifest sink source` |
@@ -122,6 +125,7 @@
 pub mod analysis;
 pub mod batch;
 pub mod cli;
+pub mod clock;
 pub mod columns;
 pub mod command;
 pub mod contain;
@@ -132,8 +136,10 @@ pub mod error;
 pub mod files;
 pub mod hub;
 pub mod images;
+pub mod log;
 pub mod manifest;
 pub mod model;
+pub mod observe;
 pub mod plan;
 pub mod prepare;
 pub mod progress;

@@ -1,18 +1,21 @@
 //! How far a run or a download is: counters, and the only code that draws them.
 //!
-//! On a terminal a bar; elsewhere a plain line now and then. Both go to stderr, so that stdout
-//! stays the command's own output.
+//! On a terminal a bar; elsewhere, and in a log for machines, an event now and then. Both go to
+//! stderr, so that stdout stays the command's own output.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{
     HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle,
 };
 
+use serde_json::{Map, Value};
+
 use crate::error::disarmed;
+use crate::log::{self, Event};
 use crate::model::AtOnce;
 
 /// The stages of a run, in the order of the data.
@@ -42,7 +45,9 @@ impl Stage {
 /// Counters of one run, updated by its stages.
 #[derive(Debug)]
 pub struct Meter {
+    began: SystemTime,
     started: Instant,
+    stopped: OnceLock<Instant>,
     rows: AtomicU64,
     failed: AtomicU64,
     busy_ns: [AtomicU64; 4],
@@ -55,7 +60,9 @@ impl Meter {
     /// Starts counting.
     pub fn start() -> Self {
         Self {
+            began: SystemTime::now(),
             started: Instant::now(),
+            stopped: OnceLock::new(),
             rows: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             busy_ns: Default::default(),
@@ -89,9 +96,20 @@ impl Meter {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Time since the start.
+    /// Ends the counting of time.
+    pub fn stop(&self) {
+        let _ = self.stopped.set(Instant::now());
+    }
+
+    /// When the counting began.
+    pub fn began(&self) -> SystemTime {
+        self.began
+    }
+
+    /// Time from the start until it was stopped, or until now.
     pub fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+        let until = self.stopped.get().copied().unwrap_or_else(Instant::now);
+        until.duration_since(self.started)
     }
 
     /// Time that a stage has worked, its waiting left out; of several devices, their mean.
@@ -121,12 +139,28 @@ impl Meter {
         all
     }
 
-    /// Share of the elapsed time that each stage has worked: the largest is the bottleneck.
-    fn load(&self) -> String {
+    /// Rows that have passed all stages, a second; 0 before the first.
+    fn rows_per_second(&self) -> f64 {
+        self.rows() as f64 / self.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// Seconds until so many rows have passed, if all goes on like this.
+    fn seconds_left(&self, total: u64) -> f64 {
+        let left = total.saturating_sub(self.rows()) as f64;
+        (left / self.rows_per_second().max(1e-9)).min(1e9)
+    }
+
+    /// Share of the elapsed time that each stage has worked, 0 to 1: the largest is the bottleneck.
+    fn shares(&self) -> [(Stage, f64); 4] {
         let elapsed = self.elapsed().as_secs_f64().max(1e-9);
-        let share = |stage| (self.busy(stage).as_secs_f64() / elapsed * 100.0).min(100.0);
-        let shares = Stage::ALL.map(|stage| format!("{} {:.0}%", stage.as_str(), share(stage)));
-        shares.join(", ")
+        Stage::ALL.map(|stage| (stage, (self.busy(stage).as_secs_f64() / elapsed).min(1.0)))
+    }
+
+    /// The shares in words.
+    fn load(&self) -> String {
+        let percent =
+            |(stage, share): (Stage, f64)| format!("{} {:.0}%", stage.as_str(), share * 100.0);
+        self.shares().map(percent).join(", ")
     }
 }
 
@@ -152,7 +186,7 @@ impl Progress {
         let total = total.into();
         let view = if quiet {
             View::Quiet
-        } else if std::io::stderr().is_terminal() {
+        } else if has_bars() {
             let drawn = if total.is_some() { "{bar:24}" } else { "{spinner}" };
             let style = ProgressStyle::with_template(&format!("{drawn} {{prefix}}\n{{wide_msg}}"));
             let style = style.expect("the template is fixed").progress_chars("━╸ ");
@@ -177,7 +211,7 @@ impl Progress {
             }
             View::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
-                say(&format!("{}; busy: {}", state(self.total, meter), meter.load()));
+                event(self.total, meter).say();
             }
             View::Lines { .. } => {}
         }
@@ -202,12 +236,35 @@ fn state(total: Option<u64>, meter: &Meter) -> String {
     if rows == 0 {
         return format!("{of}, starting");
     }
-    let per_second = rows as f64 / meter.elapsed().as_secs_f64().max(1e-9);
+    let per_second = meter.rows_per_second();
     let Some(total) = total else {
         return format!("{of}, {per_second:.1} rows/s, {failed} failed");
     };
-    let left = Duration::from_secs_f64((total.saturating_sub(rows) as f64 / per_second).min(1e9));
+    let left = Duration::from_secs_f64(meter.seconds_left(total));
     format!("{of}, {per_second:.1} rows/s, {} left, {failed} failed", HumanDuration(left))
+}
+
+/// The same as an event, with what each stage is busy.
+fn event(total: Option<u64>, meter: &Meter) -> Event {
+    let busy: Map<String, Value> = meter
+        .shares()
+        .into_iter()
+        .map(|(stage, share)| (stage.as_str().to_owned(), share.into()))
+        .collect();
+    // Before the first row nobody knows.
+    let left = total.filter(|_| meter.rows() > 0).map(|total| meter.seconds_left(total));
+    Event::info("progress", format!("{}; busy: {}", state(total, meter), meter.load()))
+        .with("rows", meter.rows())
+        .with("total", total)
+        .with("failed", meter.failed())
+        .with("rows_per_second", meter.rows_per_second())
+        .with("seconds_left", left)
+        .with("busy", busy)
+}
+
+/// Whether stderr is a person's, who sees bars.
+fn has_bars() -> bool {
+    std::io::stderr().is_terminal() && !log::is_json()
 }
 
 /// A view of bytes that are fetched: as a run's rows, a bar on a terminal, else lines.
@@ -222,7 +279,7 @@ impl Download {
     /// Begins, at 0 bytes of `total`, where that is known.
     pub fn new(what: &str, total: Option<u64>, shown: bool) -> Self {
         let what = disarmed(what);
-        let view = match (shown, std::io::stderr().is_terminal()) {
+        let view = match (shown, has_bars()) {
             (false, _) => View::Quiet,
             (true, true) => {
                 let template =
@@ -271,7 +328,9 @@ impl Download {
 
     fn say_where(&self) {
         let of = self.total.map_or_else(String::new, |total| format!(" of {}", HumanBytes(total)));
-        say(&format!("downloading {}, {}{of}", self.what, HumanBytes(self.bytes)));
+        let message = format!("downloading {}, {}{of}", self.what, HumanBytes(self.bytes));
+        let event = Event::info("download", message).with("what", &self.what);
+        event.with("bytes", self.bytes).with("total", self.total).say();
     }
 
     /// Takes the bar away.
@@ -287,7 +346,7 @@ pub struct Waiting(Option<ProgressBar>);
 
 impl Waiting {
     pub fn new(what: &str) -> Self {
-        if !std::io::stderr().is_terminal() {
+        if !has_bars() {
             return Self(None);
         }
         let bar = ProgressBar::new_spinner().with_message(disarmed(what));
@@ -302,7 +361,31 @@ impl Drop for Waiting {
     }
 }
 
-/// A line on stderr. A closed or full stderr must not end a run.
-pub fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", disarmed(line));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_are_told_the_numbers_that_people_see() {
+        let meter = Meter::start();
+        let read = |total| {
+            let line = event(total, &meter).json(SystemTime::now());
+            serde_json::from_str::<Value>(&line).expect("JSON")
+        };
+        assert!(read(Some(60))["seconds_left"].is_null(), "nobody knows before the first row");
+        meter.add_rows(20, 2);
+        meter.time(Stage::Encode, || std::thread::sleep(Duration::from_millis(20)));
+        meter.stop();
+        let (said, seconds) = (read(Some(60)), meter.elapsed().as_secs_f64());
+        assert_eq!((&said["rows"], &said["total"]), (&20.into(), &60.into()));
+        assert_eq!((&said["failed"], &said["event"]), (&2.into(), &"progress".into()));
+        let number = |value: &Value| value.as_f64().expect("a number");
+        assert!((number(&said["rows_per_second"]) * seconds - 20.0).abs() < 1e-6);
+        // Twice as many are left as are done.
+        assert!((number(&said["seconds_left"]) - 2.0 * seconds).abs() < 1e-6);
+        let busy = number(&said["busy"]["encode"]);
+        assert!(busy > 0.0 && busy <= 1.0, "{said}");
+        assert_eq!(said["busy"]["read"], 0.0);
+        assert!(read(None)["total"].is_null() && read(None)["seconds_left"].is_null());
+    }
 }

@@ -1,7 +1,8 @@
 //! `run_report.json`: what a run did, for people and schedulers.
 //!
 //! The numbers come from the manifest (rows by status), the meter (seconds by stage) and the
-//! output itself (scores). How they look in the terminal is in `command::run`.
+//! output itself (scores). How they look in the terminal is in `command::run`; what others may
+//! rely on is `report.schema.json`, beside this file.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,9 +10,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::summary::ScoreSummary;
+use crate::clock::rfc3339;
 use crate::error::Error;
 use crate::files;
 use crate::model::AtOnce;
+use crate::progress::{Meter, Stage};
 
 /// The report's name in the output folder.
 pub const FILE_NAME: &str = "run_report.json";
@@ -19,9 +22,15 @@ pub const FILE_NAME: &str = "run_report.json";
 /// The one before, where the pipeline asks how far scores have drifted since.
 pub const PREVIOUS: &str = "_previous_report.json";
 
+/// The version of the report's schema: another one where a field is renamed, removed or means
+/// something else; the same where one is added.
+pub const SCHEMA_VERSION: u32 = 1;
+
 /// What a run did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
     /// The program's version.
     pub clipmill: String,
     pub output: PathBuf,
@@ -47,6 +56,10 @@ pub struct RunReport {
 /// One process's work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Work {
+    /// When the stages began, RFC 3339 in UTC.
+    pub started: String,
+    /// When they ended.
+    pub finished: String,
     pub rows: u64,
     /// Wall time from the start of the stages to the last part, loading the model included.
     pub seconds: f64,
@@ -99,7 +112,27 @@ impl RunReport {
         let Some(text) = files::read(path)? else { return Ok(None) };
         let report = serde_json::from_slice(&text);
         // A report of another version is not an error: the next run writes a new one.
-        Ok(report.ok())
+        Ok(report.ok().filter(|report: &Self| report.schema_version == SCHEMA_VERSION))
+    }
+}
+
+impl Work {
+    /// What a meter has counted.
+    pub fn of(meter: &Meter) -> Self {
+        let stages = Stage::ALL.map(|stage| {
+            let busy_seconds = meter.busy(stage).as_secs_f64();
+            let rows_per_second = meter.rows() as f64 / busy_seconds.max(1e-9);
+            StageWork { stage: stage.as_str().to_owned(), busy_seconds, rows_per_second }
+        });
+        Self {
+            started: rfc3339(meter.began()),
+            finished: rfc3339(meter.began() + meter.elapsed()),
+            rows: meter.rows(),
+            seconds: meter.elapsed().as_secs_f64(),
+            stages: stages.to_vec(),
+            devices: meter.devices(),
+            peak_memory: peak_memory(),
+        }
     }
 }
 

@@ -121,6 +121,7 @@ pub fn run<W: Writer>(
     drop(slot_rx);
     abandoned.store(true, Ordering::Relaxed);
     let upstream = join(handles, stop);
+    meter.stop();
     progress.finish();
     // The writer's own error first: the others then only saw their channel close.
     written?;

@@ -23,6 +23,7 @@ mod label;
 mod open_clip;
 mod pipelines;
 mod pixels;
+mod production;
 mod report;
 mod resume;
 mod run;

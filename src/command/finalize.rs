@@ -2,26 +2,34 @@
 //!
 //! It makes no part and loads no model.
 
+use super::observed::{observed, planned, whole};
 use super::run::{About, say, summary, warn};
 use super::signals::Signals;
 use super::{gates, pipeline, steps};
-use crate::cli::JobArgs;
+use crate::cli::{FinalizeArgs, JobArgs};
 use crate::error::Error;
 use crate::files::{self, Lock};
 use crate::hub::Hub;
 use crate::manifest::Manifest;
+use crate::observe::Observer;
 use crate::plan::{Allowed, Plan, Wanted};
 use crate::progress::Meter;
 use crate::report::RunReport;
 use crate::source::Part;
 
-pub fn finalize(args: &JobArgs) -> Result<(), Error> {
+pub fn finalize(args: &FinalizeArgs) -> Result<(), Error> {
     // Reading every part may take long.
-    let _signals = Signals::listen()?;
+    let signals = Signals::listen()?;
+    let who = (args.job.pipeline.pipeline.as_path(), &args.observe, args.job.quiet);
+    observed(who, &signals, |observer| finalize_observed(&args.job, observer))
+}
+
+fn finalize_observed(args: &JobArgs, observer: &Observer) -> Result<(), Error> {
     let plan = Plan::resolve(pipeline::read_layered(&args.pipeline, None)?, Hub::new(args.quiet))?;
     let dir = plan.output().to_owned();
     let made_with = plan.made_with()?;
     plan.check_output(&made_with, Allowed::default())?;
+    observer.plans(planned(&plan));
     if files::list(&dir)?.is_empty() {
         // Taking the lock would make the folder.
         return Err(missing(&plan, &plan.parts));
@@ -46,6 +54,7 @@ pub fn finalize(args: &JobArgs) -> Result<(), Error> {
             About::of(&plan).publish(&resume.manifest, &Meter::start())?
         }
     };
+    observer.made(whole(&report, resume.manifest.parts.values()));
     drop(lock);
     say(args.quiet, &summary(&report))?;
     gates::check(&plan.spec, &report, &dir)?;

@@ -10,8 +10,8 @@ use super::table;
 use crate::analysis::label::{Labelled, Labeller, class_vector, fields};
 use crate::cli::{LabelArgs, ModelArgs};
 use crate::error::Error;
+use crate::log::Event;
 use crate::model::Towers;
-use crate::progress::say;
 use crate::regular;
 use crate::spec::{DeviceSpec, LabelSpec, PrecisionSpec, label_names};
 use crate::table::{Change, NewTable, Table, Written, made, rewrite, rewrite_empty};
@@ -134,7 +134,9 @@ fn embedded(
         classes.extend(embedded.chunks(templates.len()).map(class_vector));
         if said.elapsed() > SAY_EVERY {
             said = Instant::now();
-            say(&format!("{} of {} classes embedded", classes.len(), names.len()));
+            let (done, of) = (classes.len(), names.len());
+            let event = Event::info("classes", format!("{done} of {of} classes embedded"));
+            event.with("classes", done).with("total", of).say();
         }
     }
     Ok(classes)

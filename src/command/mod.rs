@@ -13,6 +13,7 @@ mod gates;
 mod inspect;
 pub mod label;
 mod models;
+mod observed;
 mod pipeline;
 mod plan;
 mod preflight;

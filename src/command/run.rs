@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::observed::{observed, planned, share, whole};
 use super::signals::Signals;
 use super::{gates, pipeline, steps, stream, table};
 use crate::analysis::summary::{Pair, ScoreSummary, SummaryColumns};
@@ -12,11 +13,13 @@ use crate::columns::Column;
 use crate::error::{Error, RowStatus};
 use crate::files::Lock;
 use crate::hub::{Commit, Hub};
+use crate::log::Event;
 use crate::manifest::{MadeWith, Manifest};
 use crate::model::AtOnce;
+use crate::observe::Observer;
 use crate::plan::{Allowed, Growth, News, Plan, Resume, Seen, Spool, Wanted, is_stream};
-use crate::progress::{self, Meter, Progress, Stage};
-use crate::report::{RunReport, StageWork, Work, peak_memory};
+use crate::progress::{Meter, Progress};
+use crate::report::{RunReport, SCHEMA_VERSION, Work};
 use crate::run::run as run_stages;
 use crate::source::Part;
 use crate::spec::layers::Override;
@@ -24,6 +27,15 @@ use crate::spec::{ExportLayout, PipelineSpec, SinkSpec};
 
 pub fn run(args: &RunArgs) -> Result<(), Error> {
     let signals = Signals::listen()?;
+    let who = (args.pipeline.pipeline.as_path(), &args.observe, args.quiet);
+    observed(who, &signals, |observer| run_observed((args, &signals, observer)))
+}
+
+/// What every step of a run is given: what was asked for, what may end it, who follows it.
+type Given<'a> = (&'a RunArgs, &'a Signals, &'a Observer);
+
+fn run_observed(given: Given<'_>) -> Result<(), Error> {
+    let (args, signals, observer) = given;
     let gates = asked_of_it(args);
     let layered = pipeline::read_layered(&args.pipeline, gates.clone())?;
     let layered = match args.also {
@@ -39,12 +51,12 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     };
     let SinkSpec::Parquet(sink) = &layered.spec.sink;
     if is_stream(&sink.path) {
-        return stream::run(args, &signals, layered);
+        return stream::run(given, layered);
     }
     // Before anything is read: what is written to from here on is new the next time.
     let seen = if args.incremental { Seen::look(&layered)? } else { None };
     if let Some(report) =
-        seen.as_ref().map_or(Ok(None), |seen| nothing_new(args, seen, &sink.path))?
+        seen.as_ref().map_or(Ok(None), |seen| nothing_new(given, seen, &sink.path))?
     {
         return finish(args, &layered.spec, &report, &sink.path);
     }
@@ -71,13 +83,14 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     let made_with = plan.made_with()?;
     // Before the lock: a folder that is somebody else's is refused without a trace in it.
     plan.check_output(&made_with, allowed(args))?;
+    observer.plans(planned(&plan));
     let (spec, parts) = (plan.spec.clone(), plan.parts.len());
     // A share is not the whole; `finalize` does what follows.
     if let Some(chosen) = chosen {
-        let counts = run_parts((args, &signals), plan, &made_with, &chosen)?;
+        let counts = run_parts(given, plan, &made_with, &chosen)?;
         return gates::failed(&spec, counts, &dir);
     }
-    let report = run_whole((args, &signals), plan, &made_with, seen)?;
+    let report = run_whole(given, plan, &made_with, seen)?;
     match signals.raised() {
         Some(signal) if steps::follow(&spec) => {
             gates::check(&spec, &report, &dir)?;
@@ -116,7 +129,11 @@ fn allowed(args: &RunArgs) -> Allowed {
 }
 
 /// The report of an output that looks as it did when it was complete, of an input that does, too.
-fn nothing_new(args: &RunArgs, seen: &Seen, dir: &Path) -> Result<Option<RunReport>, Error> {
+fn nothing_new(
+    (args, _, observer): Given<'_>,
+    seen: &Seen,
+    dir: &Path,
+) -> Result<Option<RunReport>, Error> {
     if args.redo_changed || args.retry_failed || !seen.is_known(dir, args.prune)? {
         return Ok(None);
     }
@@ -126,6 +143,8 @@ fn nothing_new(args: &RunArgs, seen: &Seen, dir: &Path) -> Result<Option<RunRepo
         false => None,
     };
     if let Some(report) = &report {
+        let manifest = Manifest::read(dir)?;
+        observer.made(whole(report, manifest.iter().flat_map(|found| found.parts.values())));
         say(args.quiet, &format!("{} is complete, and nothing is new\n\n", dir.display()))?;
         say(args.quiet, &summary(report))?;
     }
@@ -144,7 +163,7 @@ fn also(spec: &PipelineSpec, layout: ExportLayout) -> [Override; 2] {
 
 /// Does whatever is left of the whole output. `seen` is left in it, where that is known.
 fn run_whole(
-    (args, signals): (&RunArgs, &Signals),
+    (args, signals, observer): Given<'_>,
     plan: Plan,
     made_with: &MadeWith,
     seen: Option<Seen>,
@@ -156,22 +175,24 @@ fn run_whole(
     let resume = plan.resume(made_with, wanted)?;
     warn(&resume);
     let has_gone = resume.manifest.n_parts > parts.len();
-    let report = match RunReport::read(&dir)? {
+    let (report, manifest) = match RunReport::read(&dir)? {
         Some(report) if resume.is_complete() => {
             resume.forget_journals()?;
             // Missing only where a run was killed after its report.
             Manifest::mark_complete(&dir)?;
             say(args.quiet, &format!("{} is complete already: nothing to do\n\n", dir.display()))?;
-            report
+            (report, resume.manifest)
         }
         _ => {
             plan.claim(&resume)?;
             let (about, meter) = (About::of(&plan), Arc::new(Meter::start()));
-            let manifest = work_on((args, signals), plan, resume, &meter, true)?;
-            about.publish(&manifest, &meter)?
+            let given = (args, signals, observer);
+            let manifest = work_on(given, plan, resume, &meter, true)?;
+            (about.publish(&manifest, &meter)?, manifest)
         }
     };
     seen.map_or(Ok(()), |seen| seen.leave(&dir, has_gone))?;
+    observer.made(whole(&report, manifest.parts.values()));
     say(args.quiet, &summary(&report))?;
     Ok(report)
 }
@@ -179,7 +200,7 @@ fn run_whole(
 /// Does some parts beside others who do theirs. Returns how many of their rows failed, and of how
 /// many.
 fn run_parts(
-    (args, signals): (&RunArgs, &Signals),
+    (args, signals, observer): Given<'_>,
     plan: Plan,
     made_with: &MadeWith,
     parts: &[Part],
@@ -197,21 +218,20 @@ fn run_parts(
     }
     warn(&resume);
     let of = plan.parts.len();
-    let manifest = work_on((args, signals), plan, resume, &Arc::new(Meter::start()), false)?;
-    let mut rows = BTreeMap::new();
-    for (status, n) in names.iter().flat_map(|name| &manifest.parts[name].about.statuses) {
-        *rows.entry(status.clone()).or_insert(0) += n;
-    }
-    let all: u64 = rows.values().sum();
-    let ok = rows.remove(RowStatus::Ok.as_str()).unwrap_or(0);
+    let meter = Arc::new(Meter::start());
+    let manifest = work_on((args, signals, observer), plan, resume, &meter, false)?;
+    let records: Vec<_> = names.iter().map(|name| &manifest.parts[name]).collect();
+    let made = share(&records);
+    let (all, failed) = (made.rows, made.failed.values().sum());
     let done = format!(
         "{}\n\n {} done, of {of}, in {}; when all are, `clipmill finalize` ends the job\n",
-        counts(all, ok, &rows),
+        counts(all, all - failed, &made.failed),
         table::counted(names.len() as u64, "part"),
         dir.display()
     );
+    observer.made(made);
     say(args.quiet, &done)?;
-    Ok((all - ok, all))
+    Ok((failed, all))
 }
 
 fn wanted<'a>(args: &RunArgs, parts: &'a [Part]) -> Wanted<'a> {
@@ -222,7 +242,7 @@ fn wanted<'a>(args: &RunArgs, parts: &'a [Part]) -> Wanted<'a> {
 
 /// Does the parts that are left, if any. Returns the manifest with them.
 fn work_on(
-    (args, signals): (&RunArgs, &Signals),
+    (args, signals, observer): Given<'_>,
     plan: Plan,
     resume: Resume,
     meter: &Arc<Meter>,
@@ -232,6 +252,7 @@ fn work_on(
         return Ok(resume.manifest);
     }
     announce(args, &plan, &resume);
+    observer.works(meter);
     let rows: u64 = resume.remaining.iter().map(|part| part.rows).sum();
     let mut progress = Progress::new(rows, args.quiet);
     let stages = plan.stages(resume, writes_manifest)?;
@@ -241,7 +262,7 @@ fn work_on(
 /// Says what was found in the output folder that should not be there. Also when asked to be quiet:
 /// it is no progress.
 pub(super) fn warn(resume: &Resume) {
-    resume.notes.iter().for_each(|note| progress::say(&format!("warning: {note}")));
+    resume.notes.iter().for_each(|note| Event::warning(note).say());
 }
 
 pub(super) fn say(quiet: bool, text: &str) -> Result<(), Error> {
@@ -261,17 +282,35 @@ fn announce(args: &RunArgs, plan: &Plan, resume: &Resume) {
     };
     if let Some(News { new, changed, gone }) = resume.news {
         let files = table::counted(new as u64, "file");
-        progress::say(&format!("{files} new, {changed} changed, {gone} gone"));
+        let event = Event::info("news", format!("{files} new, {changed} changed, {gone} gone"));
+        event.with("new", new).with("changed", changed).with("gone", gone).say();
     }
     for hub in plan.from_hub().filter(|hub| hub.spec.pinned().is_none()) {
-        progress::say(&pinned(hub));
+        let event = Event::info("pinned", pinned(hub)).with("repo", hub.spec.repo());
+        event.with("commit", &hub.commit).say();
     }
-    progress::say(&format!(
+    let message = format!(
         "{} in {}{what}; {}",
         table::counted(plan.rows(), "row"),
         table::counted(plan.parts.len() as u64, "part"),
         on(plan)
-    ));
+    );
+    started(plan, message)
+        .with("parts_done", resume.manifest.parts.len())
+        .with("parts_now", resume.remaining.len())
+        .with_path("output", plan.output())
+        .say();
+}
+
+/// What is said when the stages begin: the plan's rows and parts, and what it runs on.
+pub(super) fn started(plan: &Plan, message: String) -> Event {
+    Event::info("started", message)
+        .with("rows", plan.rows())
+        .with("parts", plan.parts.len())
+        .with("device", plan.device_names())
+        .with("precision", plan.precision())
+        .with("batch_size", plan.batch_size)
+        .with("threads", plan.threads)
 }
 
 /// What a plan runs on, in words.
@@ -330,7 +369,7 @@ impl About {
     }
 
     fn report(&self, manifest: &Manifest, meter: &Meter) -> Result<RunReport, Error> {
-        let this_run = work(meter);
+        let this_run = Work::of(meter);
         let (image, caption) = (self.used.0.as_deref(), self.used.1.as_deref());
         let parts: Vec<_> = manifest.parts.keys().map(|name| self.dir.join(name)).collect();
         let mut scores = Vec::new();
@@ -347,6 +386,7 @@ impl About {
             .map(|(status, n)| (status.to_string(), *n))
             .collect();
         Ok(RunReport {
+            schema_version: SCHEMA_VERSION,
             clipmill: env!("CARGO_PKG_VERSION").to_owned(),
             output: self.dir.clone(),
             rows,
@@ -361,21 +401,6 @@ impl About {
             threads: self.threads,
             pipeline: self.pipeline.clone(),
         })
-    }
-}
-
-fn work(meter: &Meter) -> Work {
-    let stages = Stage::ALL.map(|stage| {
-        let busy_seconds = meter.busy(stage).as_secs_f64();
-        let rows_per_second = meter.rows() as f64 / busy_seconds.max(1e-9);
-        StageWork { stage: stage.as_str().to_owned(), busy_seconds, rows_per_second }
-    });
-    Work {
-        rows: meter.rows(),
-        seconds: meter.elapsed().as_secs_f64(),
-        stages: stages.to_vec(),
-        devices: meter.devices(),
-        peak_memory: peak_memory(),
     }
 }
 

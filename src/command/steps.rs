@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use super::{cluster, dedup, export, filter, label, report, search};
 use crate::error::{self, Error};
 use crate::files;
+use crate::log::Event;
 use crate::plan::Plan;
-use crate::progress;
 use crate::spec::filter::FilterSpec;
 use crate::spec::{DeviceSpec, PipelineSpec, ReportSpec, SearchSpec, SinkSpec};
 use crate::store::is_url;
@@ -145,7 +145,13 @@ fn make_folder_of(file: &Path) -> Result<(), Error> {
 
 /// Says what comes next, for a step may take a while.
 fn announce(name: &str) {
-    progress::say(&format!("{name} …"));
+    Event::info("step", format!("{name} …")).with("step", name).say();
+}
+
+/// The tables that are made of the scores.
+pub fn outputs(spec: &PipelineSpec) -> Vec<PathBuf> {
+    let steps = steps(spec, false);
+    steps.iter().flat_map(|step| &step.outputs).map(|path| path.to_path_buf()).collect()
 }
 
 /// Whether anything is done with the scores.

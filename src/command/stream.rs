@@ -9,14 +9,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::run::{counts, on};
+use super::observed::planned;
+use super::run::{counts, on, started};
 use super::signals::Signals;
 use super::{steps, table};
 use crate::cli::RunArgs;
 use crate::error::{Error, RowStatus};
 use crate::hub::Hub;
+use crate::log::Event;
+use crate::observe::{Made, Observer, Planned, Size};
 use crate::plan::{Plan, Spool, is_stdin};
-use crate::progress::{self, Meter, Progress};
+use crate::progress::{Meter, Progress};
 use crate::run::run as run_stages;
 use crate::source::{ArrowStream, InputFile, Source, StreamSource};
 use crate::spec::SinkSpec;
@@ -24,7 +27,10 @@ use crate::spec::layers::Layered;
 use crate::write::Streamed;
 
 /// Gives the rows on to stdout.
-pub fn run(args: &RunArgs, signals: &Signals, layered: Layered) -> Result<(), Error> {
+pub fn run(
+    (args, signals, observer): (&RunArgs, &Signals, &Observer),
+    layered: Layered,
+) -> Result<(), Error> {
     refuse(args, "--output -")?;
     if steps::follow(&layered.spec) {
         let problem = "is done over a finished output: name a folder with --output, or remove it";
@@ -45,31 +51,38 @@ pub fn run(args: &RunArgs, signals: &Signals, layered: Layered) -> Result<(), Er
     plan.start_loading()?;
     let made_with = plan.made_with()?;
     let total = source.is_none().then(|| plan.rows());
+    observer.plans(Planned { rows: total, parts: None, ..planned(&plan) });
     if !args.quiet {
-        progress::say(&format!(
-            "{} to stdout; {}",
-            total.map_or("rows".to_owned(), |rows| table::counted(rows, "row")),
-            on(&plan)
-        ));
+        let rows = total.map_or("rows".to_owned(), |rows| table::counted(rows, "row"));
+        let event = started(&plan, format!("{rows} to stdout; {}", on(&plan)));
+        // Of a stream nobody knows how many there are.
+        event.with("rows", total).with("parts", None::<u64>).with("output", "-").say();
     }
     let device = plan.runs_on();
     let (stages, _scratch) = plan.streaming(source, Box::new(stdout), &made_with)?;
     let (meter, mut progress) = (Arc::new(Meter::start()), Progress::new(total, args.quiet));
+    observer.works(&meter);
     let done = signals.gently(|stop| run_stages(stages, &meter, &mut progress, stop))?;
     let Streamed { rows, mut statuses, no_text } = done;
     if no_text > 0 {
         let values = table::counted(no_text, "value");
-        progress::say(&format!("warning: {values} of text that is not UTF-8 became null"));
+        Event::warning(format!("{values} of text that is not UTF-8 became null")).say();
     }
     let ok = statuses.remove(RowStatus::Ok.as_str()).unwrap_or(0);
+    let (size, failed) = (Size { rows, ..Size::default() }, statuses.clone());
+    observer.made(Made { size, rows, failed, scores: Vec::new(), is_whole: true });
     if !args.quiet {
         let seconds = meter.elapsed().as_secs_f64();
-        progress::say(&format!(
-            "{}\n\n {} in {seconds:.1} s ({:.1} rows/s) on {device}",
-            counts(rows, ok, &statuses),
-            table::counted(rows, "row"),
-            rows as f64 / seconds.max(1e-9),
-        ));
+        let per_second = rows as f64 / seconds.max(1e-9);
+        Event::info(
+            "finished",
+            format!(
+                "{}\n\n {} in {seconds:.1} s ({per_second:.1} rows/s) on {device}",
+                counts(rows, ok, &statuses),
+                table::counted(rows, "row"),
+            ),
+        )
+        .say_in_text();
     }
     match max_failed.filter(|most| most.exceeded(rows - ok, rows)) {
         None => Ok(()),

@@ -2,7 +2,7 @@
 //! call, and nothing of its own.
 
 use super::run;
-use crate::cli::{JobArgs, RunArgs};
+use crate::cli::{JobArgs, ObserveArgs, RunArgs};
 use crate::error::Error;
 
 pub fn transform(args: JobArgs) -> Result<(), Error> {
@@ -22,6 +22,7 @@ pub fn transform(args: JobArgs) -> Result<(), Error> {
         redo_changed: false,
         retry_failed: false,
         also: None,
+        observe: ObserveArgs::default(),
         quiet,
     })
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::pipeline;
-use super::run::{on, warn};
+use super::run::{on, started, warn};
 use super::signals::Signals;
 use crate::cli::JobArgs;
 use crate::error::{Error, RowStatus, in_words};
@@ -23,7 +23,7 @@ use crate::files::Lock;
 use crate::hub::Hub;
 use crate::manifest::PartRecord;
 use crate::plan::{Allowed, Plan, Wanted, is_stream, published};
-use crate::progress::{self, Meter, Progress};
+use crate::progress::{Meter, Progress};
 use crate::run::run as run_stages;
 use crate::source::Part;
 use crate::spec::SinkSpec;
@@ -72,7 +72,7 @@ fn work(args: &JobArgs, at: &Arc<Mutex<Option<usize>>>) -> Result<(), Error> {
     }
     warn(&resume);
     if !args.quiet {
-        progress::say(&on(&plan));
+        started(&plan, on(&plan)).say();
     }
     let ready = json!({
         "event": "ready",

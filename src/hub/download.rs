@@ -12,7 +12,8 @@ use super::cache::Repository;
 use super::remote::{About, Receive, Remote, TRIES};
 use crate::digest;
 use crate::error::Error;
-use crate::progress::{Download, say};
+use crate::log::Event;
+use crate::progress::Download;
 use crate::spec::HubSpec;
 
 /// A file that is not in the cache.
@@ -39,7 +40,9 @@ pub fn download(
     let etag = about.etag.as_str();
     let _lock = repository.lock(etag, || {
         if *shown {
-            say(&format!("waiting for another process that downloads {name} of {}", spec.repo()));
+            let repo = spec.repo();
+            let message = format!("waiting for another process that downloads {name} of {repo}");
+            Event::info("waiting", message).with("repo", repo).with("what", name).say();
         }
     })?;
     // Perhaps that one did it, or another commit has the same file.

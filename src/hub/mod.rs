@@ -25,9 +25,9 @@ use self::cache::{Cached, Repository};
 use self::remote::Remote;
 use self::settings::Settings;
 use crate::error::Error;
+use crate::log::Event;
 use crate::model::family;
 use crate::model::weights::{FileNames, PICKLED, shard_names};
-use crate::progress::say;
 use crate::spec::{Family, HubSpec};
 
 /// Files besides the configuration and the weights that a model's folder may have.
@@ -127,10 +127,11 @@ impl Visit<'_> {
             }
             (Err(Failure::Passing { why, .. }), Some(last)) => {
                 let (host, repo) = (self.settings.host(), self.spec.repo());
-                say(&format!(
-                    "warning: {host} gives no answer ({why}): taking {repo} at {last}, which was \
-                     its {revision} the last time"
-                ));
+                Event::warning(format!(
+                    "{host} gives no answer ({why}): taking {repo} at {last}, which was its \
+                     {revision} the last time"
+                ))
+                .say();
                 Ok(last)
             }
             (Err(failure), _) => Err(self.error(failure)),

@@ -14,8 +14,9 @@ use tempfile::TempDir;
 use super::models::{Models, Reader};
 use super::{Plan, Resume, provenance, settings};
 use crate::crash::{Journal, Killer, RowId};
-use crate::error::{self, Error};
+use crate::error::Error;
 use crate::files;
+use crate::log;
 use crate::manifest::{MadeWith, Manifest};
 use crate::model::device;
 use crate::prepare::{CaptionReader, CaptionStep, ImageStep, Prepare};
@@ -215,7 +216,7 @@ impl Plan {
         let journal = Arc::new(Journal::create(&files::local(dir), self.threads)?);
         let seconds = self.spec.run.decode_timeout.get();
         journal.watch(Duration::from_secs(seconds.into()), move |row| {
-            error::exit(&said(row, seconds));
+            log::exit(&said(row, seconds));
         });
         Ok(Some(Watch { journal, killers }))
     }

@@ -18,7 +18,8 @@ use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::{level, put, put_within, read, remove, remove_within};
-use crate::error::{self, Error};
+use crate::error::Error;
+use crate::log;
 
 /// How often a holder renews its lease.
 const RENEWED_EVERY: Duration = Duration::from_secs(5);
@@ -230,7 +231,7 @@ fn renew(path: &Path, mut said: Said, stopped: &Receiver<()>) {
             // Somebody else may have the output by now.
             let why = "nobody could be told for too long that this process lives";
             let source = io::Error::new(io::ErrorKind::HostUnreachable, why);
-            error::exit(&Error::io("keep the lease", path)(source));
+            log::exit(&Error::io("keep the lease", path)(source));
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::cli::ModelArgs;
 use crate::command::encoder::TableModel;
 use crate::command::table;
 use crate::error::Error;
+use crate::log::Event;
 use crate::model::Towers;
-use crate::progress::say;
 use crate::spec::SearchSpec;
 use crate::table::Table;
 use crate::travel::is_text;
@@ -118,11 +118,12 @@ fn open_index<'a>(
     let on_build = |path: &Path, bytes: u64| {
         if bytes > SAY_BYTES {
             let size = table::bytes(bytes);
-            say(&format!("putting the vectors into {} ({size}), once", path.display()));
+            let message = format!("putting the vectors into {} ({size}), once", path.display());
+            Event::info("vectors", message).with_path("path", path).with("bytes", bytes).say();
         }
     };
     let index = Index::open((table, input), spec.column.as_deref(), cache, on_build)?;
-    index.note.iter().for_each(|note| say(note));
+    index.note.iter().for_each(|note| Event::info("vectors", note).say());
     Ok(index)
 }
 
