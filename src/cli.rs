@@ -246,14 +246,14 @@ pub struct RunArgs {
     /// complete, and the exit code is 4.
     #[arg(long, value_name = "COSINE", allow_negative_numbers = true)]
     pub min_median_similarity: Option<f64>,
-    /// The most that a quartile of any score may differ from that in the report of the run before
-    /// into the same output. Beyond, the output is still complete, and the exit code is 4.
+    /// The most that a quartile of any score may differ from that of the last run into the same
+    /// output that was as its gates ask. Beyond, the output is still complete, and the exit code is 4.
     #[arg(long, value_name = "DISTANCE")]
     pub max_drift: Option<f64>,
     /// Follow an input whose files come, change and go: files that are new are scored as new parts,
     /// those that changed are done again, and all other parts stay as they are. Parts are numbered
-    /// in the order in which their files came. A file whose size and time are as they were is taken
-    /// to be the same; where all are, nothing is opened and no model is loaded.
+    /// in the order in which their files came. A file that looks as it did from outside (size,
+    /// times) is taken to be the same; where all do, nothing is opened and no model is loaded.
     #[arg(long, conflicts_with_all = ["parts", "parts_of"])]
     pub incremental: bool,
     /// With --incremental: remove the parts of files that are gone. Without it they stay, and are

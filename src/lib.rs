@@ -4,7 +4,8 @@
 //! # What it promises
 //!
 //! 1. One output row per input row, in the same order, with every input column. A row that failed
-//!    is data: nulls, a `status`, an `error_message`.
+//!    is data: nulls, a `status`, an `error_message`. Of an output that grows with its input
+//!    (`--incremental`), files are in the order in which they came.
 //! 2. A part file is absent or complete, at every instant, whatever is killed.
 //! 3. The output says how it was made, and a run refuses to mix two ways.
 //! 4. The scores are the reference's: pixels bit-identical to Pillow behind transformers'

@@ -21,6 +21,8 @@
 //! | the report and `_SUCCESS` | the same and a report | writes the mark |
 //! | `_SUCCESS` and exit | a complete output | does nothing |
 //! | `_SUCCESS` removed and parts redone (`--redo-changed`) | a manifest without the old parts | does the rest of them |
+//! | the manifest of a changed input and its first part (`--incremental`) | the old parts, `_SUCCESS` gone | does what is not recorded; removes parts that nobody has any more |
+//! | `_SUCCESS` and `_seen.json` | a complete output | reads footers to find that nothing is new, does the steps again |
 //! | a decoder's crash | the rows it was at, in `_in_flight` | tries each in a child process (`crash`); `finalize` leaves them to a run |
 //!
 //! `rename` that was done and reported as failed is the fourth row. What no row covers: a disk that

@@ -19,8 +19,8 @@ use crate::progress::{Meter, Stage};
 /// The report's name in the output folder.
 pub const FILE_NAME: &str = "run_report.json";
 
-/// The one before, where the pipeline asks how far scores have drifted since.
-pub const PREVIOUS: &str = "_previous_report.json";
+/// The last one that was as the pipeline says, where it asks how far scores have drifted since.
+pub const BASELINE: &str = "_baseline_report.json";
 
 /// The version of the report's schema: another one where a field is renamed, removed or means
 /// something else; the same where one is added.
@@ -88,14 +88,9 @@ impl RunReport {
         files::replace(&dir.join(FILE_NAME), &text)
     }
 
-    /// Takes the report away, before anything of the output changes; where it `is_compared` with the
-    /// next, to where that one finds it.
-    pub fn remove(dir: &Path, is_compared: bool) -> Result<(), Error> {
-        let path = dir.join(FILE_NAME);
-        if let Some(text) = is_compared.then(|| files::read(&path)).transpose()?.flatten() {
-            files::replace(&dir.join(PREVIOUS), &text)?;
-        }
-        files::remove(&path)
+    /// Takes the report away, before anything of the output changes.
+    pub fn remove(dir: &Path) -> Result<(), Error> {
+        files::remove(&dir.join(FILE_NAME))
     }
 
     /// Reads the report of a finished run, or `None` where there is none.
@@ -103,9 +98,15 @@ impl RunReport {
         Self::read_file(&dir.join(FILE_NAME))
     }
 
-    /// Reads that of the run before the last, where it was kept.
-    pub fn read_previous(dir: &Path) -> Result<Option<Self>, Error> {
-        Self::read_file(&dir.join(PREVIOUS))
+    /// Reads the one that later ones are compared with.
+    pub fn read_baseline(dir: &Path) -> Result<Option<Self>, Error> {
+        Self::read_file(&dir.join(BASELINE))
+    }
+
+    /// Makes this the one that later ones are compared with.
+    pub fn make_baseline(&self, dir: &Path) -> Result<(), Error> {
+        let text = serde_json::to_vec_pretty(self).expect("a report is plain data");
+        files::replace(&dir.join(BASELINE), &text)
     }
 
     fn read_file(path: &Path) -> Result<Option<Self>, Error> {

@@ -15,7 +15,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use crate::common::job::{Faulty, library, random};
-use crate::common::{Ran, clipmill, oracle, sample, scratch};
+use crate::common::{Ran, clipmill, command, oracle, sample, scratch};
 
 /// The sample's table.
 fn rows() -> RecordBatch {
@@ -66,6 +66,19 @@ fn contents(output: &Path) -> BTreeSet<Vec<u8>> {
     contents
 }
 
+/// The parts that the manifest has of files that are not there any more.
+fn recorded_and_gone(output: &Path, files: &[PathBuf]) -> Vec<Vec<u8>> {
+    let Ok(text) = fs::read(output.join("_manifest.json")) else { return Vec::new() };
+    let manifest: Value = serde_json::from_slice(&text).expect("JSON");
+    let recorded = manifest["manifest"]["parts"].as_object().expect("parts");
+    let is_gone = |record: &Value| {
+        let input = Path::new(record["input"].as_str().expect("a name"));
+        !files.iter().any(|file| file.file_name() == input.file_name())
+    };
+    let gone = recorded.iter().filter(|(_, record)| is_gone(record));
+    gone.map(|(name, _)| fs::read(output.join(name)).expect("a part")).collect()
+}
+
 fn report(output: &Path) -> Value {
     let text = fs::read(output.join("run_report.json")).expect("a report");
     serde_json::from_slice(&text).expect("JSON")
@@ -85,7 +98,7 @@ fn thirty_nights_of_changes_and_kills_equal_one_run_over_what_is_there_in_the_en
         (random(seed) % n as u64) as usize
     };
     let mut names: Vec<PathBuf> = Vec::new();
-    let (mut killed, mut edited, mut removed) = (0, 0, 0);
+    let (mut killed, mut edited, mut removed, mut stayed) = (0, 0, 0, 0);
     for night in 0..30 {
         for _ in 0..=below(2) {
             let (from, n) = (below(250), below(20));
@@ -114,6 +127,7 @@ fn thirty_nights_of_changes_and_kills_equal_one_run_over_what_is_there_in_the_en
         }
         let prune: &[&str] = if below(2) == 0 { &["--prune"] } else { &[] };
         let args = args(&inputs, &output, &[&["--incremental"], prune].concat());
+        let gone = recorded_and_gone(&output, &names);
         let _ = fs::remove_file(&log);
         let run = Faulty { library: &library, output: &output, log: &log };
         let fault = if below(3) > 0 { format!("{}:kill", 1 + below(60)) } else { String::new() };
@@ -121,8 +135,14 @@ fn thirty_nights_of_changes_and_kills_equal_one_run_over_what_is_there_in_the_en
         let said = String::from_utf8_lossy(&ran.stderr);
         assert!(ran.status.success() || ran.status.signal() == Some(9), "{night}: {said}");
         killed += usize::from(!ran.status.success());
+        if ran.status.success() && prune.is_empty() {
+            let there = contents(&output);
+            assert!(gone.iter().all(|part| there.contains(part)), "{night}: parts were lost");
+            stayed += gone.len();
+        }
     }
-    assert!(killed > 5 && edited > 3 && removed > 2, "{killed}, {edited}, {removed}");
+    let tried = [killed > 5, edited > 3, removed > 2, stayed > 0];
+    assert_eq!(tried, [true; 4], "{killed}, {edited}, {removed}, {stayed}");
     clipmill(args(&inputs, &output, &["--incremental", "--prune"])).ok();
     clipmill(["verify".to_owned(), output.display().to_string()]).ok();
 
@@ -182,6 +202,20 @@ fn what_came_is_added_what_changed_replaced_and_what_went_stays_until_it_is_prun
         stayed.stderr
     );
     assert_eq!(parts(&output), third);
+    // Also where nobody but they themselves tell of them, and whatever else comes.
+    fs::remove_file(output.join("_manifest.json")).expect("removed");
+    run(&[]).ok();
+    assert_eq!(parts(&output), third);
+    let other = ["--set", "sink.parquet.embeddings=f16", "--redo-changed"];
+    let refused = run(&other);
+    assert!(refused.code == 2 && refused.stderr.contains("2 parts are gone"), "{}", refused.stderr);
+    let plain = clipmill(args(&inputs, &output, &["--redo-changed"]));
+    assert_eq!(parts(&output), third, "{}", plain.stderr);
+    // Who moved a file would have its rows twice.
+    fs::rename(input("a"), input("moved")).expect("moved");
+    let refused = run(&[]);
+    assert!(refused.code == 2 && refused.stderr.contains("moved"), "{}", refused.stderr);
+    fs::rename(input("moved"), input("a")).expect("moved");
     let again = run(&["--prune"]).ok();
     assert_eq!(names(&parts(&output)), ["00002", "00003", "00005"], "{}", again.stderr);
     assert_eq!(report(&output)["rows"], 16);
@@ -202,7 +236,13 @@ fn what_came_is_added_what_changed_replaced_and_what_went_stays_until_it_is_prun
     assert_eq!(names(&parts(&output)), ["00002", "00003", "00005", "00006"]);
     assert_ne!(parts(&output)[0], third[2]);
 
+    // New parts have no numbers that shares could agree on.
+    deliver(&input("e"), &rows, 60, 3);
+    let share = clipmill(args(&inputs, &output, &["--parts", "0", "--redo-changed"]));
+    assert!(share.code == 2 && share.stderr.contains("1 of its parts are new"), "{}", share.stderr);
     // Usage.
+    let stream = clipmill(args(Path::new("-"), &output, &["--incremental"]));
+    assert!(stream.code == 2 && stream.stderr.contains("stream"), "{}", stream.stderr);
     for (more, says) in [
         (&["--prune"][..], "--incremental"),
         (&["--incremental", "--parts", "0"], "cannot be used with"),
@@ -212,45 +252,54 @@ fn what_came_is_added_what_changed_replaced_and_what_went_stays_until_it_is_prun
     }
 }
 
-/// Changes a file's bytes, and nothing that a look from outside tells.
-fn change_unseen(path: &Path) {
-    let modified = fs::metadata(path).and_then(|found| found.modified()).expect("a time");
-    let mut bytes = fs::read(path).expect("read");
-    let middle = bytes.len() / 2;
-    bytes[middle..middle + 64].fill(0);
-    fs::write(path, bytes).expect("written");
-    let file = File::options().write(true).open(path).expect("opened");
-    file.set_modified(modified).expect("set");
-}
-
 #[test]
 fn a_night_with_nothing_new_opens_no_input_and_no_model() {
+    let Some(library) = library("unreadable") else { return };
     let dir = scratch();
-    let (inputs, output, model) =
-        (dir.path().join("inputs"), dir.path().join("out"), dir.path().join("model"));
+    let (inputs, output) = (dir.path().join("inputs"), dir.path().join("out"));
     fs::create_dir(&inputs).expect("a folder");
-    fs::create_dir(&model).expect("a folder");
-    for entry in fs::read_dir(sample().join("model")).expect("the sample") {
-        let path = entry.expect("an entry").path();
-        fs::copy(&path, model.join(path.file_name().expect("a name"))).expect("copied");
-    }
-    deliver(&inputs.join("a.parquet"), &rows(), 0, 9);
-    let place = format!("model.clip.dir={:?}", model.display().to_string());
-    let run = |more: &[&str]| -> Ran {
-        clipmill(args(&inputs, &output, &[&["--set", &place], more].concat()))
+    let input = inputs.join("delivered.parquet");
+    deliver(&input, &rows(), 0, 9);
+    let log = dir.path().join("log");
+    // A night on which a file cannot be read.
+    let without = |name: &str, more: &[&str]| -> (Ran, bool) {
+        let _ = fs::remove_file(&log);
+        let mut night = command(args(&inputs, &output, &[&["--incremental"], more].concat()));
+        night.env("LD_PRELOAD", &library).env("CLIPMILL_UNREADABLE", name);
+        night.env("CLIPMILL_UNREADABLE_AFTER", "0").env("CLIPMILL_UNREADABLE_ERRNO", "5");
+        night.env("CLIPMILL_UNREADABLE_LOG", &log);
+        (Ran::of(night), log.exists())
     };
+    let run = |more: &[&str]| clipmill(args(&inputs, &output, more));
     run(&["--incremental"]).ok();
     let made = parts(&output);
-    change_unseen(&model.join("model.safetensors"));
-    change_unseen(&inputs.join("a.parquet"));
-    let quiet = run(&["--incremental", "--prune"]).ok();
-    assert!(quiet.stdout.contains("nothing is new"), "{}", quiet.stdout);
+    for name in ["delivered.parquet", "tokenizer.json", "config.json"] {
+        let (quiet, was_read) = without(name, &["--prune"]);
+        let quiet = quiet.ok();
+        assert!(quiet.stdout.contains("nothing is new") && !was_read, "{name}: {}", quiet.stdout);
+    }
     assert_eq!(parts(&output), made);
-    // Who looks into them notices.
-    assert_ne!(run(&[]).code, 0);
-    // A part that is not there is new enough; so is a file that was touched.
+    // Whoever looks into them does read them, as a file that was touched is.
+    for name in ["delivered.parquet", "tokenizer.json"] {
+        assert!(without(name, &["--retry-failed"]).1, "{name}");
+    }
+    let file = File::options().write(true).open(&input).expect("opened");
+    file.set_modified(std::time::SystemTime::now()).expect("touched");
+    let (refused, was_read) = without("delivered.parquet", &[]);
+    assert!(refused.code == 75 && was_read, "{}", refused.stderr);
+    let touched = run(&["--incremental"]).ok();
+    assert!(touched.stderr.contains("0 files new, 1 changed, 0 gone"), "{}", touched.stderr);
+    assert!(run(&["--incremental"]).ok().stdout.contains("nothing is new"));
+    // So is a part that is not there, or a setting of a step.
     fs::remove_file(output.join("part-00001.parquet")).expect("removed");
-    assert_ne!(run(&["--incremental"]).code, 0);
+    let mended = run(&["--incremental"]).ok();
+    assert!(!mended.stdout.contains("nothing is new"), "{}", mended.stdout);
+    assert_eq!(parts(&output).len(), made.len());
+    let page = format!("report.out={:?}", dir.path().join("page.html").display().to_string());
+    let reported = run(&["--incremental", "--set", &page]).ok();
+    assert!(reported.stdout.contains("[report]"), "{}", reported.stdout);
+    let quiet = run(&["--incremental", "--set", &page]).ok();
+    assert!(!quiet.stdout.contains("[report]"), "{}", quiet.stdout);
 }
 
 #[test]
@@ -282,7 +331,11 @@ fn gates_tell_a_scheduler_by_their_exit_code_and_leave_the_output_complete() {
     closed(more, "similarity has drifted");
     // Asked again, the answer is the same; a wider gate is open.
     closed(run(&["--max-drift", "0.0001"]), "similarity has drifted");
+    // Nor is the bad one what the next is compared with: only one that was let pass.
+    deliver(&inputs.join("c.parquet"), &rows, 140, 1);
+    closed(run(&["--max-drift", "0.0001"]), "similarity has drifted");
     run(&["--max-drift", "2"]).ok();
+    run(&["--max-drift", "0.0001"]).ok();
     let failed = run(&["--max-failed", "0"]);
     assert_eq!(failed.code, 3, "{}", failed.stderr);
     // `finalize` asks, too.

@@ -8,12 +8,13 @@ use std::path::Path;
 use crate::analysis::summary::ScoreSummary;
 use crate::error::Error;
 use crate::report::RunReport;
-use crate::spec::{ColumnSpec, PipelineSpec};
+use crate::spec::PipelineSpec;
 
 /// The quantiles whose change is drift: of the tails, few rows tell.
 const QUARTILES: [f64; 3] = [0.25, 0.5, 0.75];
 
-/// Holds a whole output against the pipeline's gates.
+/// Holds a whole output against the pipeline's gates. Where all are open, later ones are compared with
+/// it.
 ///
 /// # Errors
 /// `TooManyFailed`, `Gate`.
@@ -21,33 +22,44 @@ pub fn check(spec: &PipelineSpec, report: &RunReport, dir: &Path) -> Result<(), 
     failed(spec, (report.rows - report.ok, report.rows), dir)?;
     let closed = |problem: String| Err(Error::Gate { problem, output: dir.to_owned() });
     if let Some(least) = spec.run.min_median_similarity {
-        for column in similarities(spec) {
-            let score = report.scores.iter().find(|score| score.column == column);
-            match score.and_then(|score| quantile(score, 0.5)) {
-                Some(median) if median < least => {
-                    return closed(format!(
-                        "the median of {column} is {median:.4}: run.min_median_similarity asks for \
-                         {least}"
-                    ));
-                }
-                None if report.rows > 0 => {
-                    return closed(format!("no row has a {column}, so it has no median"));
-                }
-                _ => {}
-            }
+        let medians: Vec<_> = report
+            .scores
+            .iter()
+            .filter(|score| is_similarity(spec, &score.column))
+            .filter_map(|score| Some((&score.column, quantile(score, 0.5)?)))
+            .collect();
+        if medians.is_empty() && report.rows > 0 {
+            return closed("no row has a similarity, so there is no median".to_owned());
+        }
+        if let Some((column, median)) = medians.iter().find(|(_, median)| *median < least) {
+            return closed(format!(
+                "the median of {column} is {median:.4}: run.min_median_similarity asks for {least}"
+            ));
         }
     }
     let Some(most) = spec.run.max_drift else { return Ok(()) };
-    let Some(before) = RunReport::read_previous(dir)? else { return Ok(()) };
-    match drift(&before, report) {
-        Some(drift) if drift.by() > most => closed(format!(
-            "{} has drifted: its {} was {:.4} and is {:.4}, and run.max_drift is {most}",
-            drift.column,
-            quartile(drift.quantile),
-            drift.was,
-            drift.is
-        )),
-        _ => Ok(()),
+    let baseline = RunReport::read_baseline(dir)?;
+    if let Some(before) = &baseline {
+        let is_gone = |was: &&ScoreSummary| {
+            let is_declared = spec.columns.contains_key(&was.column);
+            is_declared && !report.scores.iter().any(|score| score.column == was.column)
+        };
+        if let Some(gone) = before.scores.iter().find(is_gone).filter(|_| report.rows > 0) {
+            return closed(format!("no row has a {} any more", gone.column));
+        }
+        if let Some(drift) = drift(before, report).filter(|drift| drift.by() > most) {
+            return closed(format!(
+                "{} has drifted: its {} was {:.4} and is {:.4}, and run.max_drift is {most}",
+                drift.column,
+                quartile(drift.quantile),
+                drift.was,
+                drift.is
+            ));
+        }
+    }
+    match baseline.is_some_and(|before| before == *report) {
+        true => Ok(()),
+        false => report.make_baseline(dir),
     }
 }
 
@@ -105,13 +117,10 @@ fn quartile(q: f64) -> &'static str {
     }
 }
 
-/// The columns that are cosine similarities.
-fn similarities(spec: &PipelineSpec) -> impl Iterator<Item = &str> {
-    let is_one = |kind| matches!(kind, ColumnSpec::Cosine | ColumnSpec::BestCosine);
-    spec.columns
-        .iter()
-        .filter(move |(_, column)| is_one(column.kind))
-        .map(|(name, _)| name.as_str())
+/// Whether a column is a cosine similarity.
+fn is_similarity(spec: &PipelineSpec, column: &str) -> bool {
+    let declared = spec.columns.get(column);
+    declared.is_some_and(|declared| declared.kind.is_cosine())
 }
 
 #[cfg(test)]
@@ -123,9 +132,12 @@ mod tests {
             "column": "similarity", "scored": 9, "mean": 0.0, "min": 0.0, "max": 0.0,
             "quantiles": quantiles, "worst": [], "best": [],
         });
-        let work = serde_json::json!({ "rows": 9, "seconds": 1.0, "stages": [] });
+        let at = "2026-01-01T03:00:00Z";
+        let work = serde_json::json!({
+            "started": at, "finished": at, "rows": 9, "seconds": 1.0, "stages": [],
+        });
         serde_json::from_value(serde_json::json!({
-            "clipmill": "0", "output": "out", "rows": 9, "ok": 9, "failed": {}, "parts": 1,
+            "schema_version": 1, "clipmill": "0", "output": "out", "rows": 9, "ok": 9, "failed": {}, "parts": 1,
             "scores": [score], "this_run": work, "device": "cpu", "precision": "f32",
             "batch_size": 1, "threads": 1, "pipeline": {},
         }))

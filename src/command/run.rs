@@ -10,13 +10,13 @@ use super::{gates, pipeline, steps, stream, table};
 use crate::analysis::summary::{Pair, ScoreSummary, SummaryColumns};
 use crate::cli::RunArgs;
 use crate::columns::Column;
-use crate::error::{Error, RowStatus};
+use crate::error::{self, Error, RowStatus};
 use crate::files::Lock;
 use crate::hub::{Commit, Hub};
 use crate::log::Event;
 use crate::manifest::{MadeWith, Manifest};
 use crate::model::AtOnce;
-use crate::observe::Observer;
+use crate::observe::{Data, Observer, Planned};
 use crate::plan::{Allowed, Growth, News, Plan, Resume, Seen, Spool, Wanted, is_stream};
 use crate::progress::{Meter, Progress};
 use crate::report::{RunReport, SCHEMA_VERSION, Work};
@@ -55,18 +55,16 @@ fn run_observed(given: Given<'_>) -> Result<(), Error> {
     }
     // Before anything is read: what is written to from here on is new the next time.
     let seen = if args.incremental { Seen::look(&layered)? } else { None };
-    if let Some(report) =
-        seen.as_ref().map_or(Ok(None), |seen| nothing_new(given, seen, &sink.path))?
+    if let Some(seen) = &seen
+        && let Some(report) = nothing_new(given, seen, &sink.path)?
     {
-        return finish(args, &layered.spec, &report, &sink.path);
+        // The steps are done, too.
+        return gates::check(&layered.spec, &report, &sink.path);
     }
     // It lives as long as it is read.
     let spool = stream::spool(args, &layered)?;
     let input = spool.as_ref().map(Spool::input);
     let mut plan = Plan::over(layered, Hub::new(args.quiet), input)?;
-    if args.incremental {
-        plan.number_parts(true)?;
-    }
     let dir = plan.output().to_owned();
     let chosen = match (&args.parts, args.parts_of) {
         (Some(list), _) => Some(plan.chosen(&list.0)?),
@@ -87,29 +85,39 @@ fn run_observed(given: Given<'_>) -> Result<(), Error> {
     let (spec, parts) = (plan.spec.clone(), plan.parts.len());
     // A share is not the whole; `finalize` does what follows.
     if let Some(chosen) = chosen {
+        plan.check_shares()?;
         let counts = run_parts(given, plan, &made_with, &chosen)?;
         return gates::failed(&spec, counts, &dir);
     }
-    let report = run_whole(given, plan, &made_with, seen)?;
+    let (report, has_gone) = run_whole(given, plan, &made_with)?;
     match signals.raised() {
         Some(signal) if steps::follow(&spec) => {
             gates::check(&spec, &report, &dir)?;
             Err(Error::Interrupted { signal, complete: parts, parts, output: dir })
         }
-        _ => finish(args, &spec, &report, &dir),
+        _ => {
+            gates::check(&spec, &report, &dir)?;
+            let is_replaced = args.redo_changed || args.retry_failed || args.incremental;
+            say(args.quiet, &steps::run(&spec, &dir, is_replaced)?)?;
+            if let Some(Err(error)) = seen.map(|seen| leave(seen, &report, &dir, has_gone)) {
+                // All is done; the next run only takes longer to see it.
+                Event::warning(error::in_words(&error)).say();
+            }
+            Ok(())
+        }
     }
 }
 
-/// What follows a complete output: it is held against the gates, and the steps are done over it.
-fn finish(
-    args: &RunArgs,
-    spec: &PipelineSpec,
-    report: &RunReport,
-    dir: &Path,
-) -> Result<(), Error> {
-    gates::check(spec, report, dir)?;
-    let is_replaced = args.redo_changed || args.retry_failed || args.incremental;
-    say(args.quiet, &steps::run(spec, dir, is_replaced)?)
+/// Leaves in the output how it looked, where it is still the one that this run has made.
+fn leave(seen: Seen, report: &RunReport, dir: &Path, has_gone: bool) -> Result<(), Error> {
+    let _lock = match Lock::take(dir) {
+        Err(Error::Locked { .. }) => return Ok(()),
+        lock => lock?,
+    };
+    match RunReport::read(dir)?.is_some_and(|found| found == *report) {
+        true => seen.leave(dir, has_gone),
+        false => Ok(()),
+    }
 }
 
 /// The gates of the command line.
@@ -143,6 +151,9 @@ fn nothing_new(
         false => None,
     };
     if let Some(report) = &report {
+        let output = Data { path: dir.to_owned(), schema: None };
+        let (rows, parts) = (Some(report.rows), Some(report.parts));
+        observer.plans(Planned { rows, parts, inputs: Vec::new(), outputs: vec![output] });
         let manifest = Manifest::read(dir)?;
         observer.made(whole(report, manifest.iter().flat_map(|found| found.parts.values())));
         say(args.quiet, &format!("{} is complete, and nothing is new\n\n", dir.display()))?;
@@ -161,15 +172,17 @@ fn also(spec: &PipelineSpec, layout: ExportLayout) -> [Override; 2] {
     [set("export.layout", layout.to_string()), set("export.path", path)]
 }
 
-/// Does whatever is left of the whole output. `seen` is left in it, where that is known.
+/// Does whatever is left of the whole output. Returns its report, and whether it has parts of files
+/// that are gone.
 fn run_whole(
     (args, signals, observer): Given<'_>,
-    plan: Plan,
+    mut plan: Plan,
     made_with: &MadeWith,
-    seen: Option<Seen>,
-) -> Result<RunReport, Error> {
+) -> Result<(RunReport, bool), Error> {
     let dir = plan.output().to_owned();
     let _lock = Lock::take(&dir)?;
+    // Nobody adds to it from here on.
+    plan.number_parts(args.incremental)?;
     let parts = plan.parts.clone();
     let wanted = wanted(args, &parts);
     let resume = plan.resume(made_with, wanted)?;
@@ -191,10 +204,9 @@ fn run_whole(
             (about.publish(&manifest, &meter)?, manifest)
         }
     };
-    seen.map_or(Ok(()), |seen| seen.leave(&dir, has_gone))?;
     observer.made(whole(&report, manifest.parts.values()));
     say(args.quiet, &summary(&report))?;
-    Ok(report)
+    Ok((report, has_gone))
 }
 
 /// Does some parts beside others who do theirs. Returns how many of their rows failed, and of how

@@ -48,16 +48,15 @@ impl Signals {
         self.at_once.store(false, Ordering::Relaxed);
     }
 
-    /// Has `tell` called with the first signal, which is on hold, before it ends the process, where no
-    /// work is asked to come to an end by itself.
-    pub fn tell(&self, tell: impl FnOnce(i32) + Send + 'static) -> Result<(), Error> {
+    /// Has `tell` called with the first signal, which is on hold, where no work is asked to come to an
+    /// end by itself; ends the process with the exit code that it gives.
+    pub fn tell(&self, tell: impl FnOnce(i32) -> i32 + Send + 'static) -> Result<(), Error> {
         let (stop, is_gentle) = (self.stop.clone(), self.is_gentle.clone());
         let wait = move || {
             loop {
                 match stop.signal() {
                     Some(signal) if !is_gentle.load(Ordering::Relaxed) => {
-                        tell(signal);
-                        leave(128 + signal);
+                        leave(tell(signal));
                     }
                     _ => std::thread::sleep(TICK),
                 }

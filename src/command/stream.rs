@@ -100,8 +100,12 @@ pub fn spool(args: &RunArgs, layered: &Layered) -> Result<Option<Spool>, Error> 
     if !is_stdin(&layered.spec) {
         return Ok(None);
     }
-    if args.parts.is_some() {
+    if args.parts.is_some() || args.parts_of.is_some() {
         return Err(wrong("--parts".into(), "shares a table on disk: a stream is read once"));
+    }
+    if args.incremental {
+        let problem = "follows files that come and change: a stream is another one each time";
+        return Err(wrong("--incremental".into(), problem));
     }
     let stream = stdin()?;
     // What is wrong with the pipeline is said before the stream is read.
@@ -133,6 +137,8 @@ fn open(file: BorrowedFd<'_>, is_terminal: bool, name: &'static str) -> Result<F
 fn refuse(args: &RunArgs, by: &str) -> Result<(), Error> {
     let flags = [
         ("--parts", args.parts.is_some()),
+        ("--parts-of", args.parts_of.is_some()),
+        ("--incremental", args.incremental),
         ("--redo-changed", args.redo_changed),
         ("--retry-failed", args.retry_failed),
     ];

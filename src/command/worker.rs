@@ -62,6 +62,7 @@ fn work(args: &JobArgs, at: &Arc<Mutex<Option<usize>>>) -> Result<(), Error> {
     let dir = plan.output().to_owned();
     let made_with = plan.made_with()?;
     plan.check_output(&made_with, Allowed::default())?;
+    plan.check_shares()?;
     // Nobody's part is looked for yet; what dead processes were at is.
     let _share = Lock::take_parts(&dir, &[])?;
     let mut resume = plan.resume(&made_with, Wanted::of(&[]))?;

@@ -34,6 +34,11 @@ impl MetricsFile {
     /// # Errors
     /// `Setting` where that cannot be done.
     pub fn begin(path: PathBuf, seen: &Seen) -> Result<Self, Error> {
+        let is_other = std::fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file());
+        if is_other {
+            let problem = format!("{} is no regular file: name one, or a new one", path.display());
+            return Err(Error::Setting { key: "--metrics".into(), problem });
+        }
         let before = std::fs::read_to_string(&path).unwrap_or_default();
         let file =
             Self { path, last_success: last_success(&before), is_said: AtomicBool::default() };
@@ -61,9 +66,6 @@ impl MetricsFile {
 
     /// Whole or not at all, readable by the collector, under a name that it does not read before.
     fn try_write(&self, seen: &Seen) -> io::Result<()> {
-        if self.path.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
         let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty());
         let mut file = tempfile::Builder::new()
             .prefix(".clipmill-metrics-")
@@ -71,6 +73,7 @@ impl MetricsFile {
             .tempfile_in(dir.unwrap_or(Path::new(".")))?;
         file.write_all(text(seen, self.last_success).as_bytes())?;
         file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        file.as_file().sync_all()?;
         file.persist(&self.path).map(drop).map_err(|failed| failed.error)
     }
 }

@@ -166,10 +166,13 @@ impl Observer {
 
     /// The plan is made, and work begins.
     pub fn plans(&self, plan: Planned) {
+        let _telling = self.shared.telling();
         let mut seen = self.shared.seen();
         seen.plan = Some(plan);
-        if let Some(lineage) = &self.shared.lineage {
-            lineage.start(&seen);
+        let known = seen.clone();
+        drop(seen);
+        if let (Some(lineage), None) = (&self.shared.lineage, &known.ended) {
+            lineage.start(&known);
         }
     }
 
@@ -183,12 +186,13 @@ impl Observer {
         self.shared.seen().made = Some(made);
     }
 
-    /// What tells of an end that no caller is there for: a signal, an error on another thread.
-    pub fn sudden_end(&self) -> impl Fn(i32, Option<&Error>) + Send + 'static {
+    /// What tells of an end that no caller is there for: a signal, an error on another thread. Gives
+    /// the exit code that was told: of two ends, the first one's.
+    pub fn sudden_end(&self) -> impl Fn(i32, Option<&Error>) -> i32 + Send + 'static {
         let shared = self.shared.clone();
         move |exit_code, error| {
             let error = error.map_or_else(|| "interrupted".to_owned(), in_words);
-            shared.end(exit_code, Some(error));
+            shared.end(exit_code, Some(error))
         }
     }
 
@@ -197,7 +201,7 @@ impl Observer {
         match how {
             Ok(()) => self.shared.end(0, None),
             Err(error) => self.shared.end(error.exit_code().into(), Some(in_words(error))),
-        }
+        };
         if let Some(writer) = self.writer {
             // It has nothing left to write.
             let _ = writer.join();
@@ -211,6 +215,10 @@ impl Shared {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn telling(&self) -> MutexGuard<'_, ()> {
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn write_now_and_then(&self, every: Duration) {
         let Some(metrics) = &self.metrics else { return };
         loop {
@@ -220,7 +228,7 @@ impl Shared {
             }
             drop(self.has_ended.wait_timeout(seen, every));
             // The end's numbers are the last. A slow disk keeps nobody from noting what is known.
-            let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            let _telling = self.telling();
             let known = self.seen().clone();
             if known.ended.is_some() {
                 return;
@@ -229,12 +237,12 @@ impl Shared {
         }
     }
 
-    /// Tells of the end. Who comes second waits until that is done.
-    fn end(&self, exit_code: i32, error: Option<String>) {
-        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Tells of the end; gives the exit code that was told. Who comes second waits until that is done.
+    fn end(&self, exit_code: i32, error: Option<String>) -> i32 {
+        let _telling = self.telling();
         let mut seen = self.seen();
-        if seen.ended.is_some() {
-            return;
+        if let Some(ended) = &seen.ended {
+            return ended.exit_code;
         }
         seen.ended = Some(Ended { at: SystemTime::now(), exit_code, error });
         let known = seen.clone();
@@ -249,6 +257,7 @@ impl Shared {
         if let Some(made) = &known.made {
             finished(&known, made).say_in_json();
         }
+        exit_code
     }
 }
 

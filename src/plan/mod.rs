@@ -30,7 +30,7 @@ pub use stdin::Spool;
 
 use loading::Loading;
 use models::{Models, PlannedModel};
-use settings::{Heads, check_settings, columns, heads, needs, output_schema, sink};
+use settings::{Heads, check_gates, check_settings, columns, heads, needs, output_schema, sink};
 
 use crate::batch::hidden;
 use crate::batch::lists::UsedLists;
@@ -87,6 +87,8 @@ pub struct Plan {
     stored: Option<StoredStep>,
     /// Whether the output grows with its input: its parts have numbers of their own.
     grows: bool,
+    /// Parts of it that have no number yet, in an output that grows.
+    n_new: usize,
 }
 
 impl Plan {
@@ -122,6 +124,7 @@ impl Plan {
         let stored = stored.map(|column| StoredStep { column, dim });
         let lists = used.lists(&inputs[0], stored.as_ref().map(|stored| stored.column.as_str()));
         let columns = columns(&spec, &models.all, (&used, &lists), &heads)?;
+        check_gates(&spec, &columns)?;
         let schema = output_schema(&inputs, &columns)?;
 
         let on_cuda = models.all[0].placements[0].device.is_cuda();
@@ -154,6 +157,7 @@ impl Plan {
             caption_columns: used.captions,
             stored,
             grows: false,
+            n_new: 0,
             spec,
         };
         if !is_stream(plan.output()) {

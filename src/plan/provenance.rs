@@ -67,7 +67,7 @@ pub fn made_with(plan: &Plan) -> Result<MadeWith, Error> {
 }
 
 /// The settings that say what is in the output, by key.
-pub fn meant(settings: &[Setting]) -> MadeWith {
+fn meant(settings: &[Setting]) -> MadeWith {
     let is_meant = |setting: &&Setting| {
         let section = setting.key.split('.').next().unwrap_or_default();
         !STEPS.contains(&section) && has_meaning(&setting.key)

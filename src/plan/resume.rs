@@ -156,7 +156,12 @@ impl Plan {
         let before = found.clone();
         let difference = found.as_ref().and_then(|found| difference(found, made_with, grows));
         notes.extend(difference.as_ref().map(|what| format!("doing again what changed: {what}")));
-        let recorded = found.map_or_else(BTreeMap::new, |found| found.parts);
+        let recorded = match found {
+            Some(found) => found.parts,
+            // Parts of files that are gone tell of themselves, too.
+            None if self.grows || grows => self.parts_there()?,
+            None => BTreeMap::new(),
+        };
         let keys = provenance::part_keys(self, made_with);
         let mut manifest = Manifest::new(made_with.clone(), self.parts.len());
         manifest.grows = self.grows || grows;
@@ -220,7 +225,7 @@ impl Plan {
             let (n, of) = (manifest.parts.len(), self.parts.len());
             notes.push(format!("{FILE_NAME} was made again: {n} of {of} parts are whole"));
         }
-        let kept = self.kept(&recorded, wanted.growth);
+        let kept = self.kept(&recorded, before.as_ref(), made_with, wanted.growth)?;
         for (name, record) in &kept {
             if there.get(*name) != Some(&Some(record.bytes)) {
                 let input = &record.about.input;
@@ -229,8 +234,9 @@ impl Plan {
             }
             // Its input is not among what the plan is made with.
             let input = input_key(&record.about.input);
-            let was = before.as_ref().and_then(|before| before.made_with.get_key_value(&input));
-            manifest.made_with.extend(was.map(|(key, value)| (key.clone(), value.clone())));
+            let was = before.as_ref().and_then(|before| before.made_with.get(&input).cloned());
+            let was = was.unwrap_or_else(|| "gone".to_owned());
+            manifest.made_with.entry(input).or_insert(was);
             manifest.parts.insert((*name).clone(), (*record).clone());
             manifest.n_parts += 1;
         }
@@ -279,7 +285,7 @@ impl Plan {
         let dir = self.output();
         // Before a part: a run killed right after publishing one must find its own folder.
         Manifest::mark_incomplete(dir)?;
-        RunReport::remove(dir, self.spec.run.max_drift.is_some())?;
+        RunReport::remove(dir)?;
         for name in &resume.impostors {
             files::remove(&dir.join(name))?;
         }
@@ -287,6 +293,17 @@ impl Plan {
             resume.manifest.write(dir)?;
         }
         crash::forget(&resume.journals)
+    }
+
+    /// The parts that are in the folder, by what they say of themselves.
+    pub(super) fn parts_there(&self) -> Result<BTreeMap<String, PartRecord>, Error> {
+        let mut there = BTreeMap::new();
+        for name in part_files(self.output())? {
+            if let Found::Part(record) = read_part(&self.output().join(&name))? {
+                there.insert(name, record);
+            }
+        }
+        Ok(there)
     }
 
     /// Part files that the output does not have: of an input that was larger, or is gone.
@@ -347,14 +364,14 @@ fn another(dir: &Path, name: &str) -> Error {
 }
 
 /// What is under a part's name.
-pub(super) enum Found {
+enum Found {
     Nothing,
     /// Cut, changed, or not clipmill's.
     Damaged,
     Part(PartRecord),
 }
 
-pub(super) fn read_part(path: &Path) -> Result<Found, Error> {
+fn read_part(path: &Path) -> Result<Found, Error> {
     let Some((about, Published { rows, bytes, sha256 })) = read_published(path)? else {
         return Ok(Found::Damaged);
     };
@@ -367,10 +384,14 @@ pub(super) fn part_number(name: &str) -> Option<usize> {
     (part_name(number) == name).then_some(number)
 }
 
+pub(super) fn is_part(name: &str) -> bool {
+    part_number(name).is_some()
+}
+
 /// Names of part files in a folder, sorted.
-pub(super) fn part_files(dir: &Path) -> Result<Vec<String>, Error> {
+fn part_files(dir: &Path) -> Result<Vec<String>, Error> {
     let names = names(dir)?;
-    Ok(names.into_iter().filter(|name| part_number(name).is_some()).collect())
+    Ok(names.into_iter().filter(|name| is_part(name)).collect())
 }
 
 fn names(dir: &Path) -> Result<Vec<String>, Error> {
@@ -380,11 +401,10 @@ fn names(dir: &Path) -> Result<Vec<String>, Error> {
 /// What a folder without a whole manifest holds that is not what a run leaves. Parts are a run's if one
 /// of them at least is whole.
 fn foreign_entry(dir: &Path) -> Result<Option<String>, Error> {
-    let (parts, others): (Vec<_>, Vec<_>) =
-        names(dir)?.into_iter().partition(|name| part_number(name).is_some());
+    let (parts, others): (Vec<_>, Vec<_>) = names(dir)?.into_iter().partition(|name| is_part(name));
     let is_ours = |name: &String| {
         let of_a_run =
-            [FILE_NAME, SUCCESS, report::FILE_NAME, report::PREVIOUS].contains(&name.as_str());
+            [FILE_NAME, SUCCESS, report::FILE_NAME, report::BASELINE].contains(&name.as_str());
         of_a_run || files::is_housekeeping(name) || crash::is_journal(name)
     };
     if let Some(other) = others.into_iter().find(|name| !is_ours(name)) {

@@ -1,9 +1,10 @@
-//! Whether anything is new, told in a moment: `_seen.json`, which a run whose output grows leaves.
+//! Whether anything is new, told in a moment: `_seen.json`, which a run whose output grows leaves when
+//! all is done, steps and gates.
 //!
-//! Two digests: of the settings and of the sizes and times of all files that the output was made from,
-//! and of the names and sizes of all files that it has. Where both are as they were, no input is opened,
-//! no weights are digested and no model is loaded. What the output was made with is the manifest's to
-//! say; this is only how it looked.
+//! Two digests: of the settings and of how all files look that the output was made from (size, times,
+//! inode), and of the names and sizes of its own. Where both are as they were, no input is opened, no
+//! weights are digested and no model is loaded. What the output was made with is the manifest's to say;
+//! this is only how it looked. Images that rows name are not looked at, here as there.
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
@@ -12,10 +13,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{provenance, settings, sources};
+use super::resume::is_part;
+use super::{settings, sources};
+use crate::crash::is_journal;
 use crate::digest::Growing;
 use crate::error::Error;
 use crate::files::{self, SEEN};
+use crate::manifest::{FILE_NAME, SUCCESS};
+use crate::report;
 use crate::spec::layers::Layered;
 use crate::spec::{ModelPlace, PipelineSpec};
 use crate::store::is_url;
@@ -44,16 +49,19 @@ impl Seen {
         let Some(files) = files_of(&layered.spec)? else { return Ok(None) };
         let mut digest = Growing::default();
         digest.add(env!("CARGO_PKG_VERSION").as_bytes());
-        for (key, value) in provenance::meant(&layered.settings) {
-            digest.add(format!("\n{key}\n{value}").as_bytes());
+        // Those of steps too; how it runs, and what it is held against, is asked anew.
+        for setting in layered.settings.iter().filter(|setting| !setting.key.starts_with("run.")) {
+            digest.add(format!("\n{}\n{}", setting.key, setting.value).as_bytes());
         }
         for path in files {
             // Whoever reads it says what is wrong with it.
             let Ok(found) = std::fs::metadata(&path) else { return Ok(None) };
             digest.add(b"\n");
             digest.add(path.as_os_str().as_bytes());
-            let (bytes, seconds, rest) = (found.len(), found.mtime(), found.mtime_nsec());
-            digest.add(format!("\0{bytes} {seconds} {rest}").as_bytes());
+            let written = (found.mtime(), found.mtime_nsec());
+            let changed = (found.ctime(), found.ctime_nsec());
+            let looks = (found.len(), written, changed, found.ino());
+            digest.add(format!("\0{looks:?}").as_bytes());
         }
         Ok(Some(Self { made_from: digest.finish(), output: String::new(), has_gone: false }))
     }
@@ -75,11 +83,12 @@ impl Seen {
     }
 }
 
-/// A digest of what an output folder has.
+/// A digest of what a run has left in its output folder, or a dead one at work.
 fn output(dir: &Path) -> Result<String, Error> {
     let mut digest = Growing::default();
     for (name, bytes) in files::list(dir)? {
-        if !files::is_housekeeping(&name) {
+        let is_its = [FILE_NAME, SUCCESS, report::FILE_NAME].contains(&name.as_str());
+        if is_its || is_part(&name) || is_journal(&name) {
             digest.add(format!("{name}\0{bytes:?}\n").as_bytes());
         }
     }

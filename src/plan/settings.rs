@@ -32,23 +32,13 @@ pub fn check_settings(spec: &PipelineSpec) -> Result<(), Error> {
     if sink(spec).path.as_os_str().is_empty() {
         return wrong("sink.parquet.path", "is empty: name an output folder".into());
     }
-    let is_similarity =
-        |kind: ColumnSpec| matches!(kind, ColumnSpec::Cosine | ColumnSpec::BestCosine);
-    let kinds = || spec.columns.values().map(|column| column.kind);
     match (spec.run.min_median_similarity, spec.run.max_drift) {
         (Some(least), _) if !(-1.0..=1.0).contains(&least) => {
             let problem = format!("{least} is no cosine: use one from -1 to 1");
             return wrong("run.min_median_similarity", problem);
         }
-        (Some(_), _) if !kinds().any(is_similarity) => {
-            let problem = "needs a column of kind cosine or best_cosine";
-            return wrong("run.min_median_similarity", problem.into());
-        }
         (_, Some(most)) if !(most >= 0.0 && most.is_finite()) => {
             return wrong("run.max_drift", format!("{most} is no distance: use one from 0 up"));
-        }
-        (_, Some(_)) if !kinds().any(ColumnSpec::is_score) => {
-            return wrong("run.max_drift", "needs a column of scores".into());
         }
         _ => {}
     }
@@ -59,6 +49,26 @@ pub fn check_settings(spec: &PipelineSpec) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Makes sure that there are scores to ask something of. Lists of them are not summed up.
+pub fn check_gates(spec: &PipelineSpec, columns: &[Column]) -> Result<(), Error> {
+    let has = |is_one: fn(ColumnSpec) -> bool| {
+        let mut numbers = columns.iter().filter(|column| column.field.data_type().is_numeric());
+        numbers.any(|column| is_one(column.kind))
+    };
+    let wanting = match (spec.run.min_median_similarity, spec.run.max_drift) {
+        (Some(_), _) if !has(ColumnSpec::is_cosine) => {
+            Some(("run.min_median_similarity", "needs a column of kind cosine or best_cosine"))
+        }
+        (_, Some(_)) if !has(ColumnSpec::is_score) => {
+            Some(("run.max_drift", "needs a column of scores"))
+        }
+        _ => None,
+    };
+    wanting.map_or(Ok(()), |(key, problem)| {
+        Err(Error::Setting { key: key.into(), problem: format!("{problem}, a number a row") })
+    })
 }
 
 pub fn sink(spec: &PipelineSpec) -> &ParquetSinkSpec {

@@ -86,7 +86,7 @@ impl Plan {
             parts,
             keys,
             inputs: self.inputs.clone(),
-            total_parts: self.parts.len(),
+            total_parts: manifest.n_parts,
             manifest,
             follow,
             writes_manifest,

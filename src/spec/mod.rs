@@ -292,6 +292,11 @@ impl ColumnSpec {
         matches!(self, Cosine | ClipScore | SiglipProbability | RefClipScore | BestCosine)
     }
 
+    /// Whether the column is the cosine similarity of an image and a caption.
+    pub const fn is_cosine(self) -> bool {
+        matches!(self, ColumnSpec::Cosine | ColumnSpec::BestCosine)
+    }
+
     /// Whether the column is about a model, which may be named.
     pub const fn is_of_a_model(self) -> bool {
         use ColumnSpec::*;
@@ -409,7 +414,8 @@ pub struct RunSpec {
     /// The least that the median of every cosine similarity may be before the run exits with 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_median_similarity: Option<f64>,
-    /// The most that a quartile of any score may differ from the run before, likewise.
+    /// The most that a quartile of any score may differ from the last run that was as it should be,
+    /// likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_drift: Option<f64>,
 }

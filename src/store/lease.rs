@@ -18,7 +18,7 @@ use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::{level, put, put_within, read, remove, remove_within};
-use crate::error::Error;
+use crate::error::{Error, leave};
 use crate::log;
 
 /// How often a holder renews its lease.
@@ -231,7 +231,9 @@ fn renew(path: &Path, mut said: Said, stopped: &Receiver<()>) {
             // Somebody else may have the output by now.
             let why = "nobody could be told for too long that this process lives";
             let source = io::Error::new(io::ErrorKind::HostUnreachable, why);
-            log::exit(&Error::io("keep the lease", path)(source));
+            log::error(&Error::io("keep the lease", path)(source));
+            // At once: nothing more may be published, and telling others takes a while.
+            leave(75);
         }
     }
 }
