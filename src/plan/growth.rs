@@ -52,8 +52,10 @@ impl Plan {
         };
         let mut numbers = Numbers::new();
         let mut add = |name: &str, about: &PartAbout| {
-            let place = (about.input.clone(), about.start);
-            numbers.extend(part_number(name).map(|number| (place, number)));
+            if let Some(number) = part_number(name) {
+                // Of two the second is a copy, which nobody recorded.
+                numbers.entry((about.input.clone(), about.start)).or_insert(number);
+            }
         };
         let has_grown = match &manifest {
             Some(found) => {
