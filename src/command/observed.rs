@@ -37,7 +37,10 @@ pub fn observed(
     let observer = Observer::begin(pipeline, Outlets { metrics, lineage })?;
     if is_followed {
         let (on_exit, on_signal) = (observer.sudden_end(), observer.sudden_end());
-        log::at_exit(move |error| drop(on_exit(error.exit_code().into(), Some(error))));
+        log::at_exit(move |error| {
+            // The caller has the code.
+            let _ = on_exit(error.exit_code().into(), Some(error));
+        });
         signals.tell(move |signal| on_signal(128 + signal, None))?;
     }
     let ended = work(&observer);
