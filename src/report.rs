@@ -98,6 +98,12 @@ impl RunReport {
         Self::read_file(&dir.join(FILE_NAME))
     }
 
+    /// Whether it is of the same run. Numbers may differ in their last digit once they were read.
+    pub fn is_of(&self, other: &Self) -> bool {
+        let Work { started, finished, .. } = &self.this_run;
+        (started, finished) == (&other.this_run.started, &other.this_run.finished)
+    }
+
     /// Reads the one that later ones are compared with.
     pub fn read_baseline(dir: &Path) -> Result<Option<Self>, Error> {
         Self::read_file(&dir.join(BASELINE))

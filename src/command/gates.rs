@@ -57,7 +57,7 @@ pub fn check(spec: &PipelineSpec, report: &RunReport, dir: &Path) -> Result<(), 
             ));
         }
     }
-    match baseline.is_some_and(|before| before == *report) {
+    match baseline.is_some_and(|before| before.is_of(report)) {
         true => Ok(()),
         false => report.make_baseline(dir),
     }

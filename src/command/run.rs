@@ -114,7 +114,7 @@ fn leave(seen: Seen, report: &RunReport, dir: &Path, has_gone: bool) -> Result<(
         Err(Error::Locked { .. }) => return Ok(()),
         lock => lock?,
     };
-    match RunReport::read(dir)?.is_some_and(|found| found == *report) {
+    match RunReport::read(dir)?.is_some_and(|found| found.is_of(report)) {
         true => seen.leave(dir, has_gone),
         false => Ok(()),
     }
