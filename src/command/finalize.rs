@@ -3,7 +3,8 @@
 //! It makes no part and loads no model.
 
 use super::observed::{observed, planned, whole};
-use super::run::{About, say, summary, warn};
+use super::outcome::{About, summary};
+use super::run::{say, warn};
 use super::signals::Signals;
 use super::{gates, pipeline, steps};
 use crate::cli::{FinalizeArgs, JobArgs};

@@ -14,6 +14,7 @@ mod inspect;
 pub mod label;
 mod models;
 mod observed;
+mod outcome;
 mod pipeline;
 mod plan;
 mod preflight;

@@ -10,7 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::observed::planned;
-use super::run::{counts, on, started};
+use super::outcome::counts;
+use super::run::{on, started};
 use super::signals::Signals;
 use super::{steps, table};
 use crate::cli::RunArgs;
