@@ -1,6 +1,6 @@
 //! `clipmill run`: plan, drive the stages, write the report, show what came out.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::observed::{observed, planned, share, whole};
