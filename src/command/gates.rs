@@ -137,8 +137,8 @@ mod tests {
             "started": at, "finished": at, "rows": 9, "seconds": 1.0, "stages": [],
         });
         serde_json::from_value(serde_json::json!({
-            "schema_version": 1, "clipmill": "0", "output": "out", "rows": 9, "ok": 9, "failed": {}, "parts": 1,
-            "scores": [score], "this_run": work, "device": "cpu", "precision": "f32",
+            "schema_version": 1, "clipmill": "0", "output": "out", "rows": 9, "ok": 9,
+            "failed": {}, "parts": 1, "scores": [score], "this_run": work, "device": "cpu", "precision": "f32",
             "batch_size": 1, "threads": 1, "pipeline": {},
         }))
         .expect("a report")
