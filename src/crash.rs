@@ -11,6 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::num::NonZeroU64;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -31,12 +32,12 @@ use crate::files;
 /// How the journals' names begin in an output folder.
 const NAME: &str = "_in_flight";
 
-/// A row of a plan.
+/// A row of an input, whatever the plan that reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowId {
-    /// Index of the part.
-    pub part: usize,
-    /// Row of the part.
+    /// Which input: no 0.
+    pub input: NonZeroU64,
+    /// Row of the input.
     pub row: u64,
 }
 
@@ -51,10 +52,10 @@ pub struct Journal {
     _file: File,
 }
 
-/// One thread's entry. The part is stored last and counts from 1, so that 0 is an idle thread.
+/// One thread's entry. The input is stored last; 0 is an idle thread.
 #[repr(C)]
 struct Slot {
-    part: AtomicU64,
+    input: AtomicU64,
     row: AtomicU64,
     /// Milliseconds after the journal's beginning.
     since: AtomicU64,
@@ -77,7 +78,7 @@ impl InFlight<'_> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.slot.part.store(0, Ordering::Release);
+        self.slot.input.store(0, Ordering::Release);
     }
 }
 
@@ -107,7 +108,7 @@ impl Journal {
         slot.row.store(row.row, Ordering::Relaxed);
         let in_flight = InFlight { slot, began: self.began };
         in_flight.restart();
-        slot.part.store(row.part as u64 + 1, Ordering::Release);
+        slot.input.store(row.input.get(), Ordering::Release);
         in_flight
     }
 
@@ -132,7 +133,7 @@ impl Journal {
         let mut slots = self.slots().iter();
         let slot = slots.find(|slot| {
             // In this order: the time is then of this row, or of a later one.
-            slot.part.load(Ordering::Acquire) != 0 && slot.since.load(Ordering::Relaxed) < latest
+            slot.input.load(Ordering::Acquire) != 0 && slot.since.load(Ordering::Relaxed) < latest
         })?;
         slot.at()
     }
@@ -153,8 +154,8 @@ impl Drop for Journal {
 
 impl Slot {
     fn at(&self) -> Option<RowId> {
-        let part = self.part.load(Ordering::Acquire).checked_sub(1)?;
-        Some(RowId { part: part as usize, row: self.row.load(Ordering::Relaxed) })
+        let input = NonZeroU64::new(self.input.load(Ordering::Acquire))?;
+        Some(RowId { input, row: self.row.load(Ordering::Relaxed) })
     }
 }
 
@@ -202,8 +203,8 @@ pub fn left_behind(dir: &Path) -> Result<(Vec<PathBuf>, Vec<RowId>), Error> {
                 let bytes = slot[at..at + 8].try_into().expect("8 bytes");
                 u64::from_ne_bytes(bytes)
             };
-            if let Some(part) = number(0).checked_sub(1) {
-                rows.push(RowId { part: part as usize, row: number(8) });
+            if let Some(input) = NonZeroU64::new(number(0)) {
+                rows.push(RowId { input, row: number(8) });
             }
         }
         journals.push(path);
@@ -377,22 +378,26 @@ pub fn forget(journals: &[PathBuf]) -> Result<(), Error> {
 mod tests {
     use super::*;
 
+    fn input(number: u64) -> NonZeroU64 {
+        NonZeroU64::new(number).expect("not 0")
+    }
+
     #[test]
     fn a_journal_tells_what_was_in_flight_and_an_idle_one_removes_itself() {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let journal = Journal::create(dir.path(), 2).expect("created");
-        drop(journal.enter(RowId { part: 0, row: 5 }));
+        drop(journal.enter(RowId { input: input(1), row: 5 }));
         assert_eq!(left_behind(dir.path()).expect("listed"), (vec![], vec![]), "it is alive");
         drop(journal);
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
 
         let journal = Journal::create(dir.path(), 2).expect("created");
-        let row = RowId { part: 3, row: 17 };
+        let row = RowId { input: input(4), row: 17 };
         // As a process does that dies here.
         std::mem::forget(journal.enter(row));
         drop(journal);
         let living = Journal::create(dir.path(), 2).expect("created");
-        let _decoding = living.enter(RowId { part: 4, row: 0 });
+        let _decoding = living.enter(RowId { input: input(5), row: 0 });
         let (journals, rows) = left_behind(dir.path()).expect("listed");
         assert_eq!(rows, [row]);
         forget(&journals).expect("removed");
@@ -404,7 +409,7 @@ mod tests {
     fn whoever_looks_while_another_does_finds_the_same() {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let journal = Journal::create(dir.path(), 1).expect("created");
-        let row = RowId { part: 0, row: 1 };
+        let row = RowId { input: input(1), row: 1 };
         std::mem::forget(journal.enter(row));
         let path = journal.path.clone();
         drop(journal);
@@ -420,11 +425,11 @@ mod tests {
         let (tx, called) = channel();
         journal.watch(Duration::from_millis(100), move |row| tx.send(row).expect("the test waits"));
         for row in 0..20 {
-            let _quick = journal.enter(RowId { part: 1, row });
+            let _quick = journal.enter(RowId { input: input(2), row });
             std::thread::sleep(Duration::from_millis(10));
         }
         assert!(called.try_recv().is_err());
-        let row = RowId { part: 2, row: 9 };
+        let row = RowId { input: input(3), row: 9 };
         let _slow = journal.enter(row);
         assert_eq!(called.recv_timeout(Duration::from_secs(20)), Ok(row));
     }

@@ -320,9 +320,9 @@ impl Error {
 }
 
 /// An error with its causes, in one line.
-pub fn in_words(error: &Error) -> String {
+pub fn in_words<E: std::error::Error + ?Sized>(error: &E) -> String {
     let mut message = error.to_string();
-    let mut cause = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(source) = cause {
         message += &format!(": {source}");
         cause = source.source();

@@ -4,6 +4,7 @@
 //! fails leaves an error at its index and takes no place among the pixels or the ids.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -35,6 +36,8 @@ pub struct ImageStep {
     pub sha256: bool,
     /// Where each thread writes down what it decodes.
     pub journal: Option<Arc<Journal>>,
+    /// The first row of each part of the plan; of a stream, whose rows nobody finds again, none.
+    pub starts: Vec<RowId>,
     /// What is not decoded again.
     pub killers: Vec<Killer>,
 }
@@ -162,7 +165,9 @@ impl ImageStep {
     ) -> Result<Images, Error> {
         let id = |row: usize| {
             let row = listed.map_or(row, |listed| listed.row_of(row));
-            RowId { part: position.part, row: position.offset + row as u64 }
+            let start = self.starts.get(position.part);
+            let start = start.copied().unwrap_or(RowId { input: NonZeroU64::MIN, row: 0 });
+            RowId { row: start.row + position.offset + row as u64, ..start }
         };
         let column = self.loader.bind(named(rows, &self.column))?;
         // A row's pixels in every form, one behind the other.
@@ -418,6 +423,7 @@ mod tests {
             preprocess: vec![preprocess.with_phash(true)],
             sha256: true,
             journal: None,
+            starts: Vec::new(),
             killers: Vec::new(),
         };
         let rows = RecordBatch::try_from_iter([("image", column)]).expect("a batch");

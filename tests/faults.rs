@@ -314,13 +314,15 @@ fn a_full_disk_keeps_the_parts_that_fit_and_goes_on_when_there_is_room() {
 fn of_runs_on_one_output_at_once_one_works_and_the_others_are_told_so() {
     let dir = scratch();
     let wanted = undisturbed(dir.path());
-    for n in [2, 8] {
-        let output = dir.path().join(format!("raced-by-{n}"));
+    let mut refused = 0;
+    // Where the machine has other work, all of two may get a turn: then once more.
+    for race in 0..10 {
+        let output = dir.path().join(format!("race-{race}"));
         let start = |_| {
             let mut command = command(args(&output));
             command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts")
         };
-        let runs: Vec<_> = (0..n).map(start).collect();
+        let runs: Vec<_> = (0..[2, 8][race % 2]).map(start).collect();
         let ended = runs.into_iter().map(|run| run.wait_with_output().expect("it ends"));
         let codes: Vec<_> = ended
             .map(|ended| {
@@ -330,10 +332,15 @@ fn of_runs_on_one_output_at_once_one_works_and_the_others_are_told_so() {
                 code
             })
             .collect();
-        assert!(codes.contains(&Some(0)) && codes.contains(&Some(73)), "{codes:?}");
+        assert!(codes.contains(&Some(0)), "{codes:?}");
         assert!(codes.iter().all(|code| matches!(code, Some(0 | 73))), "{codes:?}");
         assert_same(&output, &wanted, "raced");
+        refused += codes.iter().filter(|code| **code == Some(73)).count();
+        if race >= 1 && refused > 0 {
+            break;
+        }
     }
+    assert!(refused > 0, "no two runs met");
 }
 
 #[test]

@@ -4,13 +4,12 @@
 //! (`oracle/filter.py`), not by this file.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::common::job::{Faulty, library};
 use crate::common::{Ran, clipmill, command, oracle, scratch};
 
 /// The tables of `oracle/filter.py make`, or `None` where there is no Python.
@@ -296,35 +295,26 @@ fn asked_for_again_nothing_is_done_and_other_settings_are_refused() {
 fn a_filter_that_was_killed_starts_again_and_gives_the_same_bytes() {
     let Some(dir) = tables() else { return };
     let table = dir.path().join("scored.parquet");
-    let (out, whole) = (dir.path().join("out"), dir.path().join("whole"));
-    filter(&table, &whole, &["--where", "similarity > 0"]).ok();
-    let args = ["filter", &text(&table), &text(&out), "--where", "similarity > 0"];
-    let mut killed = 0;
-    for delay in 0..40 {
-        let mut child = command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let child = child.as_mut().expect("starts");
-        let started = Instant::now();
-        while !out.join("_made.json").exists() && started.elapsed() < Duration::from_secs(20) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(Duration::from_millis(delay));
-        // It may have ended.
-        let _ = kill_process(Pid::from_child(child), Signal::KILL);
-        if child.wait().expect("ends").code().is_none() && !out.join("_SUCCESS").exists() {
-            killed += 1;
-            for (path, _) in times(&out) {
-                assert_ne!(path.file_name().expect("a name"), "_SUCCESS");
-            }
-        }
-        if out.join("_SUCCESS").exists() {
-            fs::remove_dir_all(&out).expect("removed");
-        }
-    }
-    assert!(killed > 5, "only {killed} were killed in the middle");
-    filter(&table, &out, &["--where", "similarity > 0"]).ok();
+    let Some(library) = library("faults") else { return };
     let part = |dir: &Path| fs::read(dir.join("part-00000.parquet")).expect("a part");
-    assert!(part(&out) == part(&whole), "the part has other bytes");
-    assert!(!times(&out).iter().any(|(path, _)| text(path).contains("clipmill-tmp")));
+    let filtered = |out: &Path, fault: &str| {
+        let log = out.with_extension("log");
+        let run = Faulty { library: &library, output: out, log: &log };
+        let args = ["filter", &text(&table), &text(out), "--where", "similarity > 0"];
+        (run.run(fault, &args.map(str::to_owned)).status, run.events(None))
+    };
+    let whole = dir.path().join("whole");
+    let (status, n_events) = filtered(&whole, "");
+    assert!(status.success() && n_events > 10, "{n_events} events");
+    for event in 1..=n_events {
+        let (out, when) = (dir.path().join(event.to_string()), ["kill", "kill-after"][event % 2]);
+        let (status, _) = filtered(&out, &format!("{event}:{when}"));
+        assert_eq!(status.signal(), Some(9), "event {event}");
+        assert!(!out.join("_SUCCESS").exists() || part(&out) == part(&whole), "event {event}");
+        filter(&table, &out, &["--where", "similarity > 0"]).ok();
+        assert!(out.join("_SUCCESS").exists() && part(&out) == part(&whole), "event {event}");
+        assert!(!times(&out).iter().any(|(path, _)| text(path).contains("clipmill-tmp")));
+    }
 }
 
 #[test]

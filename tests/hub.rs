@@ -137,8 +137,19 @@ fn a_run_takes_a_commit_and_stays_with_it() {
     home.run(&["search", &out, "a red apple", "--json"]).ok();
     assert_eq!(home.hub.asked(), []);
 
+    // Of a quiet night, the same one request, and nothing of the cache is opened.
+    let night = || run(args("run", &["--incremental"]), "");
+    assert!(!night().ok().stdout.contains("nothing is new"));
+    home.hub.asked();
+    let quiet = night().ok();
+    assert!(quiet.stdout.contains("nothing is new"), "{}", quiet.stdout);
+    let asked = home.hub.asked();
+    let direct: Vec<_> = asked.iter().filter(|asked| !is_redirect(&asked.path)).collect();
+    assert!(direct.len() == 1 && direct[0].method == "HEAD", "{asked:?}");
+
     // The branch has moved: what is there is of another commit, and can be had by naming it.
     home.hub.move_main();
+    assert_eq!(night().code, 2);
     let refused = run(args("run", &[]), "");
     assert_eq!(refused.code, 2, "{}", refused.stderr);
     let says = format!("commit (`revision` can pin it) was {} and is {}", COMMITS[0], COMMITS[1]);

@@ -5,7 +5,9 @@
 //! inputs and output with pyarrow.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +16,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use crate::common::job::{Faulty, library, random};
+use crate::common::job::{Faulty, image_paths, images_with_killers, library, random};
 use crate::common::{Ran, clipmill, command, oracle, sample, scratch};
 
 /// The sample's table.
@@ -300,6 +302,48 @@ fn a_night_with_nothing_new_opens_no_input_and_no_model() {
     assert!(reported.stdout.contains("[report]"), "{}", reported.stdout);
     let quiet = run(&["--incremental", "--set", &page]).ok();
     assert!(!quiet.stdout.contains("[report]"), "{}", quiet.stdout);
+}
+
+#[test]
+fn an_image_that_killed_a_night_is_found_when_other_files_have_come_meanwhile() {
+    let dir = scratch();
+    let Some(library) = library("killer") else { return };
+    let (inputs, output) = (dir.path().join("inputs"), dir.path().join("out"));
+    fs::create_dir(&inputs).expect("a folder");
+    let rows = rows();
+    let images = image_paths();
+    images_with_killers(dir.path(), 'A', &[&images[3]]);
+    let root = format!("image.path.root={:?}", dir.path().display().to_string());
+    let night = || {
+        let more = ["--incremental", "--set", &root];
+        let mut night = command(args(&inputs, &output, &more));
+        night.env("LD_PRELOAD", &library).output().expect("it starts")
+    };
+    deliver(&inputs.join("b.parquet"), &rows, 0, 8);
+    assert_eq!(night().status.signal(), Some(6));
+    // Its part is the second of the plan from here on.
+    deliver(&inputs.join("a.parquet"), &rows, 200, 8);
+    let went_on = night();
+    let said = String::from_utf8_lossy(&went_on.stderr);
+    assert!(went_on.status.success() && said.contains("it aborted (signal 6)"), "{said}");
+    let n =
+        images[..8].iter().chain(&images[200..208]).filter(|image| **image == images[3]).count();
+    assert_eq!(report(&output)["failed"]["decoder_crash"], n);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn two_files_whose_names_are_one_in_the_output_are_refused() {
+    let dir = scratch();
+    let (inputs, output) = (dir.path().join("inputs"), dir.path().join("out"));
+    fs::create_dir(&inputs).expect("a folder");
+    for byte in [0xfe, 0xff] {
+        let name = [b"night-", &[byte][..], b".parquet"].concat();
+        deliver(&inputs.join(OsStr::from_bytes(&name)), &rows(), usize::from(byte) - 200, 4);
+    }
+    let refused = clipmill(args(&inputs, &output, &["--incremental"]));
+    assert!(refused.code == 2 && refused.stderr.contains("night-"), "{}", refused.stderr);
+    assert!(!output.exists());
 }
 
 #[test]

@@ -467,7 +467,7 @@ fn a_signal_that_finds_no_stages_ends_the_process_with_its_number() {
         kill_process(Pid::from_child(&stopped), Signal::CONT).expect("goes on");
         let begun = Instant::now();
         assert_eq!(stopped.wait().expect("it ends").code(), Some(code), "{args:?}");
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() < Duration::from_secs(30));
         clipmill(&args).ok();
         assert_same(&output, &wanted, "signalled");
     }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::common;
 use crate::common::job::{self, PARTS, assert_same, random, undisturbed};
 use crate::common::s3::S3;
-use crate::common::{clipmill, sample, scratch};
+use crate::common::{Ran, clipmill, sample, scratch};
 
 const OUT: &str = "s3://data/some/out";
 
@@ -122,6 +122,48 @@ fn an_output_in_a_store_is_the_one_on_a_disk_byte_for_byte() {
 }
 
 #[test]
+fn a_night_with_nothing_new_reads_no_table_of_a_store() {
+    let Some(s3) = S3::start() else { return };
+    let (dir, tmp) = (scratch(), scratch());
+    let input = dir.path().join("rows.parquet");
+    let sample = sample().join("captions.parquet");
+    write(&input, &batches(&sample)[0].slice(0, 9));
+    s3.put("data/in/monday.parquet", &input);
+    let night = || {
+        let args = job::args(Path::new(OUT));
+        s3.run(
+            tmp.path(),
+            [args, ["--input", "s3://data/in", "--incremental"].map(str::to_owned).into()].concat(),
+        )
+    };
+    let rows = |ran: Ran| {
+        let report = s3_json(&s3, dir.path(), "run_report.json");
+        (report["rows"].as_u64().expect("a number"), ran.stdout.contains("nothing is new"))
+    };
+    assert_eq!(rows(night().ok()), (9, false));
+    s3.asked();
+    assert_eq!(rows(night().ok()), (9, true));
+    let asked = s3.asked();
+    let of_tables = asked.iter().filter(|request| request.ends_with(".parquet")).count();
+    assert!(!asked.is_empty() && of_tables == 0, "{asked:?}");
+    // Another file, then the first one put again: as long as before, only the store knows.
+    s3.put("data/in/tuesday.parquet", &input);
+    assert_eq!(rows(night().ok()), (18, false));
+    assert_eq!(rows(night().ok()), (18, true));
+    s3.put("data/in/monday.parquet", &input);
+    let again = night().ok();
+    assert!(again.stderr.contains("0 files new, 1 changed, 0 gone"), "{}", again.stderr);
+    assert_eq!(rows(again), (18, false));
+    assert_eq!(rows(night().ok()), (18, true));
+}
+
+/// A file of JSON of the output.
+fn s3_json(s3: &S3, dir: &Path, name: &str) -> Value {
+    let text = fs::read(mirrored(s3, dir, "data/some/out").join(name)).expect("a file");
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+#[test]
 fn a_job_whose_processes_are_killed_ends_as_one_that_was_let_be() {
     let Some(s3) = S3::start() else { return };
     let (dir, tmp) = (scratch(), scratch());
@@ -139,7 +181,7 @@ fn a_job_whose_processes_are_killed_ends_as_one_that_was_let_be() {
             .spawn()
             .expect("the program starts");
         // Before anything is written, in the middle, or too late; later each time, so that it ends.
-        let tenths = 2 + 2 * killed + random(killed.into()) as u32 % 4;
+        let tenths = 1 + 2 * killed + killed.min(1) * (random(killed.into()) as u32 % 4);
         std::thread::sleep(whole_run * tenths / 10);
         if child.try_wait().expect("it is there").is_some_and(|ended| ended.success()) {
             break;
@@ -237,10 +279,14 @@ fn a_lease_of_another_machine_is_waited_for_until_it_is_dead_or_shows_life() {
     }
     put(true, 1);
     let mut command = s3.command(tmp.path(), job::args(Path::new(OUT)));
-    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
-    for turn in 2..20 {
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("it starts");
+    for turn in 2..200 {
         std::thread::sleep(Duration::from_millis(500));
         put(true, turn);
+        if child.try_wait().expect("it is there").is_some() {
+            break;
+        }
     }
     let ended = child.wait_with_output().expect("it ends");
     let stderr = String::from_utf8_lossy(&ended.stderr);

@@ -77,7 +77,10 @@ impl Bins {
     }
 
     fn value(&self, bin: usize) -> f64 {
-        (self.first as f64 + bin as f64) * self.step
+        let at = self.first as f64 + bin as f64;
+        // 6585 ten-thousandths are 0.6585; times 1e-4 they are 0.6585000000000001.
+        let per_one = (1.0 / self.step).round();
+        if (per_one * self.step - 1.0).abs() < f64::EPSILON { at / per_one } else { at * self.step }
     }
 
     /// The mean, or 0 of nothing.
@@ -108,6 +111,14 @@ impl Bins {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quantile_of_scores_is_a_number_of_four_digits() {
+        let mut bins = Bins::of_scores();
+        bins.add(0.65848);
+        bins.add(0.65852);
+        assert_eq!(bins.quantile(0.5), 0.6585);
+    }
 
     #[test]
     fn quantiles_of_any_range_are_within_a_step() {

@@ -51,7 +51,7 @@ fn run_observed(given: Given<'_>) -> Result<(), Error> {
         return stream::run(given, layered);
     }
     // Before anything is read: what is written to from here on is new the next time.
-    let seen = if args.incremental { Seen::look(&layered)? } else { None };
+    let seen = if args.incremental { Seen::look(&layered, Hub::new(args.quiet))? } else { None };
     if let Some(seen) = &seen
         && let Some(report) = nothing_new(given, seen, &sink.path)?
     {
@@ -283,6 +283,7 @@ fn announce(args: &RunArgs, plan: &Plan, resume: &Resume) {
     if args.quiet {
         return;
     }
+    let is_done = |part: &&Part| resume.manifest.parts.contains_key(&part.file_name());
     let is_share = args.parts.is_some() || args.parts_of.is_some();
     let what = match (is_share, plan.parts.len() - resume.remaining.len()) {
         (true, _) => format!(", {} of them now", resume.remaining.len()),
@@ -305,7 +306,7 @@ fn announce(args: &RunArgs, plan: &Plan, resume: &Resume) {
         on(plan)
     );
     started(plan, message)
-        .with("parts_done", resume.manifest.parts.len())
+        .with("parts_done", plan.parts.iter().filter(is_done).count())
         .with("parts_now", resume.remaining.len())
         .with_path("output", plan.output())
         .say();

@@ -80,10 +80,7 @@ impl Hub {
     /// bytes that are not what it says they are; `PickledHub` for weights of no other kind;
     /// `Io` for the cache.
     pub fn snapshot(self, spec: &HubSpec, family: Option<Family>) -> Result<Snapshot, Error> {
-        let mut settings = Settings::of_environment()?;
-        settings.offline |= self == Hub::CacheAlone;
-        let repository = Repository::new(&settings.cache, spec.repo());
-        let visit = Visit { hub: self, spec, settings, repository, remote: OnceCell::new() };
+        let visit = self.visit(spec)?;
         // Whatever the family, one of these is there.
         let configs = match family {
             Some(family) => vec![family.config_file()],
@@ -94,6 +91,21 @@ impl Hub {
         at.fetch(&configs, family)?;
         let dir = visit.repository.folder(&commit);
         Ok(Snapshot { dir, commit: Commit { spec: spec.clone(), commit } })
+    }
+
+    /// The commit that a model of that family is at, and nothing of it.
+    ///
+    /// # Errors
+    /// Those of [`Self::snapshot`] for a repository or a revision.
+    pub fn commit(self, spec: &HubSpec, family: Family) -> Result<String, Error> {
+        self.visit(spec)?.commit(family.config_file())
+    }
+
+    fn visit(self, spec: &HubSpec) -> Result<Visit<'_>, Error> {
+        let mut settings = Settings::of_environment()?;
+        settings.offline |= self == Hub::CacheAlone;
+        let repository = Repository::new(&settings.cache, spec.repo());
+        Ok(Visit { hub: self, spec, settings, repository, remote: OnceCell::new() })
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::post::Post;
-use super::{Data, Seen, append};
+use super::{Data, Known, append};
 use crate::clock::rfc3339;
 use crate::error::Error;
 use crate::log::Event;
@@ -85,22 +85,22 @@ impl Lineage {
     }
 
     /// Tells that work begins.
-    pub fn start(&self, seen: &Seen) {
+    pub fn start(&self, known: &Known) {
         self.has_started.store(true, Ordering::Relaxed);
-        self.tell(&event(&self.ids, State::Start, seen));
+        self.tell(&event(&self.ids, State::Start, known));
     }
 
     /// Tells how the run has ended, and waits a while until that is known.
-    pub fn end(&self, seen: &Seen) {
+    pub fn end(&self, known: &Known) {
         if !self.has_started.load(Ordering::Relaxed) {
-            self.start(seen);
+            self.start(known);
         }
-        let state = match seen.ended.as_ref().map(|ended| ended.exit_code) {
+        let state = match known.ended.as_ref().map(|ended| ended.exit_code) {
             None | Some(0) => State::Complete,
             Some(130 | 143) => State::Abort,
             Some(_) => State::Fail,
         };
-        self.tell(&event(&self.ids, state, seen));
+        self.tell(&event(&self.ids, state, known));
         if let Target::Server(post) = &self.to {
             post.finish();
         }
@@ -160,8 +160,8 @@ fn parse_parent(text: &str) -> Result<[String; 3], Error> {
 }
 
 /// The event of a run's state.
-fn event(ids: &Ids, state: State, seen: &Seen) -> Value {
-    let ended = seen.ended.as_ref().filter(|_| state != State::Start);
+fn event(ids: &Ids, state: State, known: &Known) -> Value {
+    let ended = known.ended.as_ref().filter(|_| state != State::Start);
     let mut run = json!({
         "processing_engine": facet("1-1-1/ProcessingEngineRunFacet", json!({
             "name": "clipmill", "version": env!("CARGO_PKG_VERSION"),
@@ -178,10 +178,10 @@ fn event(ids: &Ids, state: State, seen: &Seen) -> Value {
         run["parent"] = facet("1-2-0/ParentRunFacet", parent);
     }
     let kind = json!({ "processingType": "BATCH", "integration": "CLIPMILL", "jobType": "JOB" });
-    let plan = seen.plan.as_ref();
+    let plan = known.plan.as_ref();
     let inputs: Vec<_> = plan.iter().flat_map(|plan| &plan.inputs).map(dataset).collect();
     json!({
-        "eventTime": rfc3339(ended.map_or(seen.started, |ended| ended.at)),
+        "eventTime": rfc3339(ended.map_or(known.started, |ended| ended.at)),
         "eventType": match state {
             State::Start => "START",
             State::Complete => "COMPLETE",
@@ -197,15 +197,15 @@ fn event(ids: &Ids, state: State, seen: &Seen) -> Value {
             "facets": { "jobType": facet("2-0-4/JobTypeJobFacet", kind) },
         },
         "inputs": inputs,
-        "outputs": outputs(state, seen),
+        "outputs": outputs(state, known),
     })
 }
 
 /// The tables that are written; of the run's own, how large it is once it is there.
-fn outputs(state: State, seen: &Seen) -> Vec<Value> {
-    let plan = seen.plan.as_ref();
+fn outputs(state: State, known: &Known) -> Vec<Value> {
+    let plan = known.plan.as_ref();
     let mut outputs: Vec<_> = plan.iter().flat_map(|plan| &plan.outputs).map(dataset).collect();
-    let made = seen.made.as_ref().filter(|_| state != State::Start);
+    let made = known.made.as_ref().filter(|_| state != State::Start);
     if let (Some(own), Some(made)) = (outputs.first_mut(), made) {
         let size = json!({
             "rowCount": made.size.rows, "size": made.size.bytes, "fileCount": made.size.files,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use super::Seen;
+use super::Known;
 use crate::clock::timestamp;
 use crate::error::{Error, RowStatus};
 use crate::log::Event;
@@ -33,7 +33,7 @@ impl MetricsFile {
     ///
     /// # Errors
     /// `Setting` where that cannot be done.
-    pub fn begin(path: PathBuf, seen: &Seen) -> Result<Self, Error> {
+    pub fn begin(path: PathBuf, known: &Known) -> Result<Self, Error> {
         let is_other = std::fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file());
         if is_other {
             let problem = format!("{} is no regular file: name one, or a new one", path.display());
@@ -42,7 +42,7 @@ impl MetricsFile {
         let before = std::fs::read_to_string(&path).unwrap_or_default();
         let file =
             Self { path, last_success: last_success(&before), is_said: AtomicBool::default() };
-        file.try_write(seen).map_err(|source| {
+        file.try_write(known).map_err(|source| {
             let problem = format!(
                 "could not write {}: {source}; name a file in a folder that is there and may be \
                  written to",
@@ -55,8 +55,8 @@ impl MetricsFile {
 
     /// Replaces the file by what is known now. The run does not fail where that fails, and says so
     /// once, until it goes well again.
-    pub fn write(&self, seen: &Seen) {
-        let written = self.try_write(seen);
+    pub fn write(&self, known: &Known) {
+        let written = self.try_write(known);
         let was_said = self.is_said.swap(written.is_err(), Ordering::Relaxed);
         if let (Err(error), false) = (written, was_said) {
             let message = format!("could not write the metrics {}: {error}", self.path.display());
@@ -65,13 +65,13 @@ impl MetricsFile {
     }
 
     /// Whole or not at all, readable by the collector, under a name that it does not read before.
-    fn try_write(&self, seen: &Seen) -> io::Result<()> {
+    fn try_write(&self, known: &Known) -> io::Result<()> {
         let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty());
         let mut file = tempfile::Builder::new()
             .prefix(".clipmill-metrics-")
             .suffix(".tmp")
             .tempfile_in(dir.unwrap_or(Path::new(".")))?;
-        file.write_all(text(seen, self.last_success).as_bytes())?;
+        file.write_all(text(known, self.last_success).as_bytes())?;
         file.as_file().set_permissions(Permissions::from_mode(0o644))?;
         file.as_file().sync_all()?;
         file.persist(&self.path).map(drop).map_err(|failed| failed.error)
@@ -85,24 +85,24 @@ fn last_success(text: &str) -> Option<f64> {
 }
 
 /// All metrics of a run.
-fn text(seen: &Seen, last_success: Option<f64>) -> String {
-    let mut page = Page::of(seen);
+fn text(known: &Known, last_success: Option<f64>) -> String {
+    let mut page = Page::of(known);
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     page.add("build_info", "The program that ran.", [(&version[..], 1.0)]);
-    of_run(&mut page, seen, last_success);
-    of_work(&mut page, seen);
-    of_output(&mut page, seen);
+    of_run(&mut page, known, last_success);
+    of_work(&mut page, known);
+    of_output(&mut page, known);
     page.text
 }
 
-fn of_run(page: &mut Page, seen: &Seen, last_success: Option<f64>) {
-    let ended = seen.ended.as_ref();
+fn of_run(page: &mut Page, known: &Known, last_success: Option<f64>) {
+    let ended = known.ended.as_ref();
     let until = ended.map_or_else(SystemTime::now, |ended| ended.at);
-    let took = until.duration_since(seen.started).unwrap_or_default().as_secs_f64();
+    let took = until.duration_since(known.started).unwrap_or_default().as_secs_f64();
     let is_success = ended.map(|ended| ended.exit_code == 0);
     let running = f64::from(u8::from(ended.is_none()));
     page.one("run_running", "1 while the run is at work, 0 once it has ended.", running);
-    page.one("run_start_timestamp_seconds", "When the run began.", timestamp(seen.started));
+    page.one("run_start_timestamp_seconds", "When the run began.", timestamp(known.started));
     page.some(
         "run_end_timestamp_seconds",
         "When the run ended.",
@@ -127,12 +127,12 @@ fn of_run(page: &mut Page, seen: &Seen, last_success: Option<f64>) {
     );
 }
 
-fn of_work(page: &mut Page, seen: &Seen) {
-    let plan = seen.plan.as_ref();
+fn of_work(page: &mut Page, known: &Known) {
+    let plan = known.plan.as_ref();
     let n = |count: Option<u64>| count.map(|n| n as f64);
     page.some("plan_rows", "Rows that the plan reads.", n(plan.and_then(|plan| plan.rows)));
     page.some("plan_parts", "Part files that it writes.", n(plan.and_then(|plan| plan.parts)));
-    let meter = seen.meter.as_deref();
+    let meter = known.meter.as_deref();
     let rows = meter.map_or(0, |meter| meter.rows());
     let failed = meter.map_or(0, |meter| meter.failed());
     page.one("run_rows", "Rows that have passed all stages in this run.", rows as f64);
@@ -157,8 +157,8 @@ fn of_work(page: &mut Page, seen: &Seen) {
     page.some("run_peak_memory_bytes", "Peak resident memory of the run.", n(peak_memory()));
 }
 
-fn of_output(page: &mut Page, seen: &Seen) {
-    let Some(made) = seen.made.as_ref().filter(|made| made.is_whole) else { return };
+fn of_output(page: &mut Page, known: &Known) {
+    let Some(made) = known.made.as_ref().filter(|made| made.is_whole) else { return };
     let failed = |status: RowStatus| made.failed.get(status.as_str()).copied().unwrap_or(0);
     let statuses = RowStatus::ALL.map(|status| {
         let rows = if status == RowStatus::Ok { made.ok() } else { failed(status) };
@@ -208,11 +208,11 @@ struct Page {
 }
 
 impl Page {
-    fn of(seen: &Seen) -> Self {
-        let output = seen.plan.as_ref().and_then(|plan| plan.outputs.first());
+    fn of(known: &Known) -> Self {
+        let output = known.plan.as_ref().and_then(|plan| plan.outputs.first());
         let output = output.map(|data| data.path.to_string_lossy()).unwrap_or_default();
         let common =
-            format!("pipeline=\"{}\",output=\"{}\"", escaped(&seen.pipeline), escaped(&output));
+            format!("pipeline=\"{}\",output=\"{}\"", escaped(&known.pipeline), escaped(&output));
         Self { text: String::new(), common }
     }
 

@@ -41,7 +41,7 @@ pub struct Outlets {
 
 /// What is known of a run.
 #[derive(Debug, Clone)]
-struct Seen {
+struct Known {
     /// The pipeline file's name without its ending: the job's name.
     pipeline: String,
     started: SystemTime,
@@ -51,7 +51,7 @@ struct Seen {
     ended: Option<Ended>,
 }
 
-impl Seen {
+impl Known {
     /// A run of a pipeline file that begins now.
     fn of(pipeline: &Path) -> Self {
         Self {
@@ -130,7 +130,7 @@ pub struct Observer {
 }
 
 struct Shared {
-    seen: Mutex<Seen>,
+    known: Mutex<Known>,
     /// Notified when the run has ended.
     has_ended: Condvar,
     /// Held while anything is told; the end is told once, and last.
@@ -145,11 +145,11 @@ impl Observer {
     /// # Errors
     /// `Setting` for an outlet that nothing can be written to, found out by writing to it; `Thread`.
     pub fn begin(pipeline: &Path, to: Outlets) -> Result<Self, Error> {
-        let seen = Seen::of(pipeline);
-        let lineage = to.lineage.as_deref().map(|to| Lineage::open(to, &seen.pipeline));
-        let metrics = to.metrics.map(|path| MetricsFile::begin(path, &seen));
+        let known = Known::of(pipeline);
+        let lineage = to.lineage.as_deref().map(|to| Lineage::open(to, &known.pipeline));
+        let metrics = to.metrics.map(|path| MetricsFile::begin(path, &known));
         let shared = Arc::new(Shared {
-            seen: Mutex::new(seen),
+            known: Mutex::new(known),
             has_ended: Condvar::new(),
             telling: Mutex::default(),
             lineage: lineage.transpose()?,
@@ -167,10 +167,11 @@ impl Observer {
     /// The plan is made, and work begins.
     pub fn plans(&self, plan: Planned) {
         let _telling = self.shared.telling();
-        let mut seen = self.shared.seen();
-        seen.plan = Some(plan);
-        let known = seen.clone();
-        drop(seen);
+        let known = {
+            let mut known = self.shared.known();
+            known.plan = Some(plan);
+            known.clone()
+        };
         if let (Some(lineage), None) = (&self.shared.lineage, &known.ended) {
             lineage.start(&known);
         }
@@ -178,12 +179,12 @@ impl Observer {
 
     /// The stages begin.
     pub fn works(&self, meter: &Arc<Meter>) {
-        self.shared.seen().meter = Some(meter.clone());
+        self.shared.known().meter = Some(meter.clone());
     }
 
     /// What was asked for is there.
     pub fn made(&self, made: Made) {
-        self.shared.seen().made = Some(made);
+        self.shared.known().made = Some(made);
     }
 
     /// What tells of an end that no caller is there for: a signal, an error on another thread. Gives
@@ -211,8 +212,8 @@ impl Observer {
 
 impl Shared {
     /// Who panicked while it held the lock has left whole values.
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn telling(&self) -> MutexGuard<'_, ()> {
@@ -222,14 +223,14 @@ impl Shared {
     fn write_now_and_then(&self, every: Duration) {
         let Some(metrics) = &self.metrics else { return };
         loop {
-            let seen = self.seen();
-            if seen.ended.is_some() {
+            let known = self.known();
+            if known.ended.is_some() {
                 return;
             }
-            drop(self.has_ended.wait_timeout(seen, every));
+            drop(self.has_ended.wait_timeout(known, every));
             // The end's numbers are the last. A slow disk keeps nobody from noting what is known.
             let _telling = self.telling();
-            let known = self.seen().clone();
+            let known = self.known().clone();
             if known.ended.is_some() {
                 return;
             }
@@ -240,13 +241,14 @@ impl Shared {
     /// Tells of the end; gives the exit code that was told. Who comes second waits until that is done.
     fn end(&self, exit_code: i32, error: Option<String>) -> i32 {
         let _telling = self.telling();
-        let mut seen = self.seen();
-        if let Some(ended) = &seen.ended {
-            return ended.exit_code;
-        }
-        seen.ended = Some(Ended { at: SystemTime::now(), exit_code, error });
-        let known = seen.clone();
-        drop(seen);
+        let known = {
+            let mut known = self.known();
+            if let Some(ended) = &known.ended {
+                return ended.exit_code;
+            }
+            known.ended = Some(Ended { at: SystemTime::now(), exit_code, error });
+            known.clone()
+        };
         self.has_ended.notify_all();
         if let Some(metrics) = &self.metrics {
             metrics.write(&known);
@@ -262,11 +264,11 @@ impl Shared {
 }
 
 /// The last event of a run that made what it was asked for; text has it on stdout, as tables.
-fn finished(seen: &Seen, made: &Made) -> Event {
-    let work = seen.meter.as_deref().map(Work::of);
+fn finished(known: &Known, made: &Made) -> Event {
+    let work = known.meter.as_deref().map(Work::of);
     let (rows, seconds) = work.map_or((0, 0.0), |work| (work.rows, work.seconds));
-    let took = seen.ended.as_ref().and_then(|ended| ended.at.duration_since(seen.started).ok());
-    let output = seen.plan.as_ref().and_then(|plan| plan.outputs.first());
+    let took = known.ended.as_ref().and_then(|ended| ended.at.duration_since(known.started).ok());
+    let output = known.plan.as_ref().and_then(|plan| plan.outputs.first());
     Event::info("finished", format!("{} of {} rows are ok", made.ok(), made.rows))
         .with("rows", made.rows)
         .with("ok", made.ok())
@@ -294,10 +296,10 @@ mod tests {
     fn the_metrics_of_a_run_at_work_follow_it_and_its_end_is_the_last() {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let path = dir.path().join("job.prom");
-        let seen = Seen::of(Path::new("pipelines/job.toml"));
-        let metrics = MetricsFile::begin(path.clone(), &seen).expect("written");
+        let known = Known::of(Path::new("pipelines/job.toml"));
+        let metrics = MetricsFile::begin(path.clone(), &known).expect("written");
         let shared = Arc::new(Shared {
-            seen: Mutex::new(seen),
+            known: Mutex::new(known),
             has_ended: Condvar::new(),
             telling: Mutex::default(),
             metrics: Some(metrics),
@@ -311,7 +313,7 @@ mod tests {
             text.lines().any(|found| found == line)
         };
         let meter = Arc::new(Meter::start());
-        shared.seen().meter = Some(meter.clone());
+        shared.known().meter = Some(meter.clone());
         for rows in [7, 14] {
             meter.add_rows(7, 1);
             let line = format!("clipmill_run_rows{{pipeline=\"job\",output=\"\"}} {rows}");

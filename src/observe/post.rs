@@ -12,7 +12,7 @@ use reqwest::{Client, StatusCode, redirect};
 use tokio::runtime::Builder;
 use url::Url;
 
-use crate::error::Error;
+use crate::error::{Error, in_words};
 use crate::log::Event;
 
 /// For a request, from the connection to the answer's end.
@@ -145,15 +145,4 @@ fn not_told(host: &str, why: &str) {
     let message =
         format!("lineage: {host} was not told of the run: {why}; the run does not need it");
     Event::warning(message).with("host", host).say();
-}
-
-/// An error with its causes.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        message += &format!(": {source}");
-        cause = source.source();
-    }
-    message
 }

@@ -2,11 +2,12 @@
 //! all is done, steps and gates.
 //!
 //! Two digests: of the settings and of how all files look that the output was made from (size, times,
-//! inode), and of the names and sizes of its own. Where both are as they were, no input is opened, no
-//! weights are digested and no model is loaded. What the output was made with is the manifest's to say;
+//! inode; in a store length, tag and time; of a hub's model the commit), and of the names and sizes of
+//! its own. Where both are as they were, no input is opened, no weights are digested and no model is
+//! loaded. What the output was made with is the manifest's to say;
 //! this is only how it looked. Images that rows name are not looked at, here as there.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -19,11 +20,11 @@ use crate::crash::is_journal;
 use crate::digest::Growing;
 use crate::error::Error;
 use crate::files::{self, SEEN};
+use crate::hub::Hub;
 use crate::manifest::{FILE_NAME, SUCCESS};
 use crate::report;
 use crate::spec::layers::Layered;
 use crate::spec::{ModelPlace, PipelineSpec};
-use crate::store::is_url;
 
 /// What an output is made from, as it looks from outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ impl Seen {
     ///
     /// # Errors
     /// `Setting` for one that makes no sense; those of finding the input.
-    pub fn look(layered: &Layered) -> Result<Option<Self>, Error> {
+    pub fn look(layered: &Layered, hub: Hub) -> Result<Option<Self>, Error> {
         settings::check_settings(&layered.spec)?;
         let Some(files) = files_of(&layered.spec)? else { return Ok(None) };
         let mut digest = Growing::default();
@@ -53,11 +54,22 @@ impl Seen {
         for setting in layered.settings.iter().filter(|setting| !setting.key.starts_with("run.")) {
             digest.add(format!("\n{}\n{}", setting.key, setting.value).as_bytes());
         }
-        for path in files {
-            // Whoever reads it says what is wrong with it.
-            let Ok(found) = std::fs::metadata(&path) else { return Ok(None) };
+        for model in layered.spec.model.all() {
+            if let ModelPlace::Hub(spec) = &model.place {
+                // Whoever needs it says why it is not to be had.
+                let Ok(commit) = hub.commit(spec, model.family) else { return Ok(None) };
+                digest.add(format!("\n{spec}\0{commit}").as_bytes());
+            }
+        }
+        for (path, version) in files {
             digest.add(b"\n");
             digest.add(path.as_os_str().as_bytes());
+            if let Some(version) = version {
+                digest.add(format!("\0{version}").as_bytes());
+                continue;
+            }
+            // Whoever reads it says what is wrong with it.
+            let Ok(found) = std::fs::metadata(&path) else { return Ok(None) };
             let written = (found.mtime(), found.mtime_nsec());
             let changed = (found.ctime(), found.ctime_nsec());
             let looks = (found.len(), written, changed, found.ino());
@@ -95,21 +107,18 @@ fn output(dir: &Path) -> Result<String, Error> {
     Ok(digest.finish())
 }
 
-/// Every file that a pipeline reads, but for images that its rows name.
-fn files_of(spec: &PipelineSpec) -> Result<Option<BTreeSet<PathBuf>>, Error> {
-    if is_url(&settings::sink(spec).path) {
-        return Ok(None);
-    }
+/// Every file that a pipeline reads, but for images that its rows name, with its version where a store
+/// has it.
+fn files_of(spec: &PipelineSpec) -> Result<Option<BTreeMap<PathBuf, Option<String>>>, Error> {
     let Some(inputs) = sources::list_inputs(spec)? else { return Ok(None) };
-    let mut files: BTreeSet<_> = inputs.into_iter().collect();
-    files.extend(spec.head.values().map(|head| head.file.clone()));
+    let mut files: BTreeMap<_, _> = inputs.into_iter().collect();
+    files.extend(spec.head.values().map(|head| (head.file.clone(), None)));
     for model in spec.model.all() {
-        // What a revision is today only the hub knows.
-        let ModelPlace::Dir(dir) = &model.place else { return Ok(None) };
+        let ModelPlace::Dir(dir) = &model.place else { continue };
         let entries = std::fs::read_dir(dir).map_err(Error::io("list", dir))?;
         for entry in entries {
-            files.insert(entry.map_err(Error::io("list", dir))?.path());
+            files.insert(entry.map_err(Error::io("list", dir))?.path(), None);
         }
     }
-    Ok((!files.iter().any(|file| is_url(file))).then_some(files))
+    Ok(Some(files))
 }

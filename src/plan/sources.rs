@@ -40,20 +40,24 @@ pub fn open_inputs(spec: &PipelineSpec) -> Result<Vec<InputFile>, Error> {
     }
 }
 
-/// The files that a pipeline's rows come from, without a look into any. None where only a look tells:
-/// a stream, a folder of images.
-pub fn list_inputs(spec: &PipelineSpec) -> Result<Option<Vec<PathBuf>>, Error> {
-    let mut files = match &spec.source {
+/// A file, and its version where a store has it.
+pub type Listed = (PathBuf, Option<String>);
+
+/// The files that a pipeline's rows come from, without a look into any. None where only a look tells: a stream, a folder of images.
+pub fn list_inputs(spec: &PipelineSpec) -> Result<Option<Vec<Listed>>, Error> {
+    let mut files: Vec<_> = match &spec.source {
         _ if is_stdin(spec) => return Ok(None),
         SourceSpec::Parquet(source) => {
             let found = find_all(&source.path.0, folders(source.hive))?;
-            found.into_iter().map(|file| file.path).collect()
+            found.into_iter().map(|file| (file.path, file.version)).collect()
         }
-        SourceSpec::Webdataset(source) => find_shards(&source.path.0)?,
+        SourceSpec::Webdataset(source) => {
+            find_shards(&source.path.0)?.into_iter().map(|shard| (shard, None)).collect()
+        }
         SourceSpec::Folder(_) => return Ok(None),
     };
     if beside(spec).is_some() {
-        let shards: Vec<_> = files.iter().map(|table| shard_of(table)).collect();
+        let shards: Vec<_> = files.iter().map(|(table, _)| (shard_of(table), None)).collect();
         files.extend(shards);
     }
     Ok(Some(files))

@@ -65,11 +65,10 @@ impl Plan {
     }
 
     fn watch_parts(&self, killers: Vec<Killer>) -> Result<Option<Watch>, Error> {
-        let parts_of = (self.parts.clone(), self.inputs.clone());
-        self.watch(self.output(), killers, move |row, seconds| {
-            let Part { input, start, .. } = parts_of.0[row.part];
-            let path = parts_of.1[input].path.clone();
-            Error::DecoderHangs { path, row: start + row.row, seconds }
+        let (ids, inputs) = (self.input_ids(), self.inputs.clone());
+        self.watch(self.output(), killers, move |RowId { input, row }, seconds| {
+            let input = ids.iter().position(|id| *id == input).expect("an input of the plan");
+            Error::DecoderHangs { path: inputs[input].path.clone(), row, seconds }
         })
     }
 
@@ -140,6 +139,9 @@ impl Plan {
         if self.loading.is_empty() {
             self.start_loading()?;
         }
+        let ids = self.input_ids();
+        let start = |part: &Part| RowId { input: ids[part.input], row: part.start };
+        let starts = self.parts.iter().map(start).collect();
         let threads = self.model_threads();
         let load_models = std::mem::take(&mut self.loading).into_iter().map(|loading| {
             let load = move || {
@@ -162,6 +164,7 @@ impl Plan {
             preprocess,
             sha256: self.needs.image_sha256,
             journal,
+            starts,
             killers,
         });
         let columns = self.caption_columns;

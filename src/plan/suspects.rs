@@ -1,13 +1,16 @@
 //! The images that a dead process was decoding, tried again where they can do no harm.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::Plan;
 use crate::contain::own_program;
 use crate::crash::{Killer, RowId, try_images};
+use crate::digest;
 use crate::error::Error;
 use crate::images::LoadError;
 use crate::prepare::elements;
+use crate::source::{InputFile, Part};
 
 /// Memory that a trial may take besides what decoding takes in a run.
 const MARGIN: u64 = 256 << 20;
@@ -60,14 +63,29 @@ impl Plan {
         Ok(killers)
     }
 
+    /// What the journals of this plan and of those to come call its inputs: by their names' digests.
+    pub(super) fn input_ids(&self) -> Vec<NonZeroU64> {
+        let id = |input: &InputFile| {
+            let digest = digest::raw_of_bytes(input.full_name().as_bytes());
+            let (first, _) = digest.split_first_chunk().expect("32 bytes");
+            NonZeroU64::new(u64::from_le_bytes(*first)).unwrap_or(NonZeroU64::MIN)
+        };
+        self.inputs.iter().map(id).collect()
+    }
+
     /// The bytes of a row's images, where the plan has that row and there are bytes.
-    fn images(&self, RowId { part, row }: RowId) -> Result<Vec<Vec<u8>>, Error> {
+    fn images(&self, RowId { input, row }: RowId) -> Result<Vec<Vec<u8>>, Error> {
         let (Some(column), Some(loader)) = (&self.image_column, &self.loader) else {
             return Ok(Vec::new());
         };
-        let Some(part) = self.parts.get(part).filter(|part| row < part.rows) else {
+        let ids = self.input_ids();
+        let has_it = |part: &&Part| {
+            ids[part.input] == input && (part.start..part.start + part.rows).contains(&row)
+        };
+        let Some(part) = self.parts.iter().find(has_it) else {
             return Ok(Vec::new());
         };
+        let row = row - part.start;
         let mut source = self.source(vec![*part]);
         while let Some(batch) = source.next_batch()? {
             let Some(at) = row.checked_sub(batch.position.offset) else { break };

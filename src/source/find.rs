@@ -10,7 +10,7 @@ use super::hive::{Folders, folder_of_keys};
 use super::input::{find_files, find_named};
 use super::remote;
 use crate::error::Error;
-use crate::store::is_url;
+use crate::store::{Entry, is_url};
 
 /// A list of files of more bytes than this is a mistake.
 const MOST_LIST_BYTES: u64 = 1 << 30;
@@ -24,6 +24,8 @@ pub struct Found {
     pub path: PathBuf,
     /// The part of the path that was given: what folders beneath it are named may mean something.
     pub base: PathBuf,
+    /// Which version of an object a store has there; of a file its own metadata tell.
+    pub version: Option<String>,
 }
 
 /// The files that paths stand for, in the order of the paths; at least one. A path that begins with
@@ -56,7 +58,8 @@ pub fn find_shards(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
                 }
                 other => other,
             })?;
-            found.extend(files.into_iter().map(|path| Found { path, base: PathBuf::new() }));
+            let of = |path| Found { path, base: PathBuf::new(), version: None };
+            found.extend(files.into_iter().map(of));
         }
         Ok(found)
     })?;
@@ -135,16 +138,22 @@ fn find_one(path: &Path, folders: Folders) -> Result<Vec<Found>, Error> {
         let base = remote::base(path);
         let files = match folders == Folders::Partitioned && remote::is_folder_of_keys(path)? {
             true => remote::find(&remote::all_beneath(path), ".parquet")?,
-            false => find_files(path)?,
+            false => remote::find(path, ".parquet")?,
         };
-        return Ok(files.into_iter().map(|path| Found { path, base: base.clone() }).collect());
+        let of = |Entry { path, version, .. }| Found {
+            path,
+            base: base.clone(),
+            version: Some(version),
+        };
+        return Ok(files.into_iter().map(of).collect());
     }
     let base = base(path);
     let files = match path.is_dir() && folders == Folders::Partitioned && folder_of_keys(path)? {
         true => find_files(&glob_of(path))?,
         false => find_files(path)?,
     };
-    Ok(files.into_iter().map(|path| Found { path, base: base.clone() }).collect())
+    let of = |path| Found { path, base: base.clone(), version: None };
+    Ok(files.into_iter().map(of).collect())
 }
 
 /// All Parquet files beneath a folder, whatever its name holds.

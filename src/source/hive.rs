@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn folders_say_keys_and_values() {
-        let said = |path: &str| keys(&Found { path: path.into(), base: "data".into() });
+        let said =
+            |path: &str| keys(&Found { path: path.into(), base: "data".into(), version: None });
         let pair = |key: &str, value: Option<&str>| (key.to_owned(), value.map(str::to_owned));
         let wanted = [pair("year", Some("2024")), pair("a b", Some("x/y"))];
         assert_eq!(said("data/year=2024/a%20b=x%2Fy/z.parquet"), wanted);

@@ -214,7 +214,8 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
 /// The same of files whose names end otherwise.
 pub fn find_named(path: &Path, end: &str) -> Result<Vec<PathBuf>, Error> {
     if is_url(path) {
-        return remote::find(path, end);
+        let found = remote::find(path, end)?;
+        return Ok(found.into_iter().map(|entry| entry.path).collect());
     }
     if path.is_file() {
         return Ok(vec![path.to_owned()]);

@@ -15,7 +15,7 @@ use super::hive::key_value;
 use super::input::{InputFile, Opened, is_data, no_parquet};
 use super::inputs::try_footers;
 use crate::error::Error;
-use crate::store;
+use crate::store::{self, Entry};
 use crate::watched::WatchedFile;
 
 /// Files whose footers are held in memory at once.
@@ -25,11 +25,13 @@ const AT_ONCE: usize = 128;
 const WILD: [char; 3] = ['*', '?', '['];
 
 /// The objects that a URL stands for: one, those of a folder, or those that a pattern fits.
-pub fn find(url: &Path, end: &str) -> Result<Vec<PathBuf>, Error> {
+pub fn find(url: &Path, end: &str) -> Result<Vec<Entry>, Error> {
     let listed = |error| Error::io("list", url)(error);
     let text = url.to_string_lossy();
-    if !text.ends_with('/') && is_there(url)? {
-        return Ok(vec![url.to_owned()]);
+    if !text.ends_with('/')
+        && let Some(it) = store::head(url).map_err(Error::io("open", url))?
+    {
+        return Ok(vec![it]);
     }
     let (mut found, _) = store::level(url).map_err(listed)?;
     if found.is_empty() && text.contains(WILD) {
@@ -49,18 +51,10 @@ pub fn find(url: &Path, end: &str) -> Result<Vec<PathBuf>, Error> {
         };
         found.retain(|entry| fits(&entry.path));
     }
-    let found = found.into_iter().map(|entry| entry.path).filter(|path| is_data(path, end));
-    match found.collect::<Vec<_>>() {
-        none if none.is_empty() => Err(Error::NoInput { path: url.to_owned() }),
-        found => Ok(found),
-    }
-}
-
-fn is_there(url: &Path) -> Result<bool, Error> {
-    match store::Object::open(url) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(Error::io("open", url)(error)),
+    found.retain(|entry| is_data(&entry.path, end));
+    match found.is_empty() {
+        true => Err(Error::NoInput { path: url.to_owned() }),
+        false => Ok(found),
     }
 }
 

@@ -270,6 +270,31 @@ pub fn remove(path: &Path) -> io::Result<()> {
 pub struct Entry {
     pub path: PathBuf,
     pub bytes: u64,
+    /// Another one where the object is put again: its length, its tag and when it was put.
+    pub version: String,
+}
+
+impl Entry {
+    fn of(path: PathBuf, meta: &ObjectMeta) -> Self {
+        let ObjectMeta { size, e_tag, version, last_modified, .. } = meta;
+        Self {
+            path,
+            bytes: *size,
+            version: format!("{size} {e_tag:?} {version:?} {last_modified}"),
+        }
+    }
+}
+
+/// One object; none where there is none.
+pub fn head(path: &Path) -> io::Result<Option<Entry>> {
+    let Place { store, key } = Place::of(path)?;
+    wait(async {
+        match store.head(&key).await {
+            Ok(meta) => Ok(Some(Entry::of(path.to_owned(), &meta))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(in_io(error)),
+        }
+    })
 }
 
 /// The objects in a folder, by path, and the names of the folders in it, as keys with slashes make
@@ -305,7 +330,7 @@ fn entry(dir: &Path, key: &Key, meta: &ObjectMeta) -> Option<Entry> {
     let base = dir.to_string_lossy();
     let beneath = meta.location.as_ref().strip_prefix(key.as_ref())?.trim_start_matches('/');
     let path = format!("{}/{beneath}", base.trim_end_matches('/'));
-    (!beneath.is_empty()).then(|| Entry { path: path.into(), bytes: meta.size })
+    (!beneath.is_empty()).then(|| Entry::of(path.into(), meta))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ to be, byte for byte, what one `clipmill run` makes on one machine. What comes t
 Spark, whose clipmill is killed once, has to have the same values. It is the files of `pipelines/` that
 run, as users run them.
 
-Options: --full (50 repetitions in place of 6), --only SECTION,... (ray, refused, data, spark, overhead).
+Options: --full (50 repetitions in place of 6), --only SECTION,... (refused, nodes, driver, data, spark,
+overhead).
 """
 
 import argparse
@@ -34,7 +35,7 @@ EXAMPLES = ROOT / "pipelines"
 # Files that two runs of one job need not agree in: times, and who held what.
 OWN = ("run_report.json", "_lock")
 PATIENCE_S = 300.0
-SECTIONS = ("refused", "ray", "data", "spark")
+SECTIONS = ("refused", "nodes", "driver", "data", "spark")
 
 
 class Bench:
@@ -164,7 +165,7 @@ def ray_run(bench: Bench, cluster: object, *more: object, output: Path) -> Start
     return Started([sys.executable, program, bench.pipeline, *options, "--", "--output", output])
 
 
-def check_ray(bench: Bench) -> None:
+def check_nodes(bench: Bench) -> None:
     with ray_cluster(3) as (cluster, nodes):
         output = bench.work / "nodes"
         job = ray_run(bench, cluster, output=output)
@@ -178,8 +179,11 @@ def check_ray(bench: Bench) -> None:
         for event in ("was ended by signal 9", "a worker is lost"):
             assert event in said, f"no {event!r} in:\n{said}"
         assert_same(output, bench.wanted)
-        print("ray: a worker killed, a node taken away: same")
+    print("nodes: a worker killed, a node taken away: same")
 
+
+def check_driver(bench: Bench) -> None:
+    with ray_cluster(2) as (cluster, _):
         output = bench.work / "drivers"
         job = ray_run(bench, cluster, output=output)
         with frozen(job, output, 1):
@@ -196,10 +200,10 @@ def check_ray(bench: Bench) -> None:
         assert not clipmills("worker", output), "a worker outlived Ctrl-C"
         ray_run(bench, cluster, output=output).end()
         assert_same(output, bench.wanted)
-        print("ray: the driver killed, then interrupted: same")
         # Once more: everything is there.
         ray_run(bench, cluster, output=output).end()
         assert_same(output, bench.wanted)
+    print("driver: killed, then interrupted: same")
 
 
 def check_refused(bench: Bench) -> None:
@@ -341,8 +345,8 @@ def main() -> None:
     # The examples call the program by its name.
     os.environ["PATH"] = f"{CLIPMILL.parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    checks = {"ray": check_ray, "refused": check_refused, "data": check_data, "spark": check_spark,
-              "overhead": measure_overhead}
+    checks = {"refused": check_refused, "nodes": check_nodes, "driver": check_driver,
+              "data": check_data, "spark": check_spark, "overhead": measure_overhead}
     with tempfile.TemporaryDirectory(prefix="clipmill-") as work:
         bench = Bench(Path(work), 50 if args.full else 6)
         for name in args.only.split(","):

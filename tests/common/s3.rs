@@ -61,6 +61,11 @@ impl S3 {
         self.ask(json!({ "uploads": bucket })).as_u64().expect("a number")
     }
 
+    /// What it was asked for since this was called last, `GET /bucket/key` and the like, by anybody.
+    pub fn asked(&self) -> Vec<String> {
+        serde_json::from_value(self.ask(json!({ "asked": null }))).expect("requests")
+    }
+
     /// Gets everything beneath a prefix into a folder.
     pub fn mirror(&self, prefix: &str, folder: &Path) {
         std::fs::create_dir_all(folder).expect("a folder");

@@ -6,8 +6,10 @@ Keys begin with the bucket, which is made where it is missing:
     {"put": "bucket/key", "file": path}      {"delete": "bucket/key"}
     {"list": "bucket/prefix"}                {"mirror": "bucket/prefix", "folder": path}
     {"uploads": "bucket"}                    {"stop_at": "bucket/key"}
+    {"asked": null}
 
-The last one stops the process when that object is about to be put, until it gets SIGCONT; once.
+`stop_at` stops the process when that object is about to be put, until it gets SIGCONT; once. `asked` gives
+the requests since it was last asked, as "GET /bucket/key".
 """
 
 import json
@@ -21,11 +23,13 @@ from moto.server import ThreadedMotoServer
 from werkzeug.serving import WSGIRequestHandler
 
 stop_at = None
+asked_for = []
 serve = WSGIRequestHandler.run_wsgi
 
 
 def serve_or_stop(request):
     global stop_at
+    asked_for.append(f"{request.command} {request.path.partition('?')[0]}")
     if request.command == "PUT" and request.path.partition("?")[0] == stop_at:
         stop_at = None
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -72,6 +76,10 @@ def answer(asked):
         return len(client.list_multipart_uploads(Bucket=asked["uploads"]).get("Uploads", []))
     elif "stop_at" in asked:
         stop_at = "/" + asked["stop_at"]
+    elif "asked" in asked:
+        requests = asked_for[:]
+        del asked_for[: len(requests)]
+        return requests
     elif "mirror" in asked:
         # Everything beneath a prefix, as files.
         where = place(asked["mirror"])
