@@ -2,10 +2,13 @@
 //! several paths, tar shards. What should come out is said by `datasets`, pyarrow, DuckDB and
 //! `webdataset` (`oracle/embedded.py`, `oracle/inputs.py`).
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 
-use crate::common::{Ran, clipmill, oracle, sample, scratch};
+use crate::common::{Ran, clipmill, command, oracle, sample, scratch};
 
 /// A run in f32 over a source, with images from a section, into `dir/out`.
 fn run(dir: &Path, out: &str, (source, image): (&str, &str), columns: &str) -> Ran {
@@ -148,6 +151,27 @@ fn shards_give_the_samples_that_webdataset_gives() {
     run(dir.path(), "out", (&source, ""), &columns).ok();
     let paths = [0, 1, 2].map(|shard| at(&format!("{shard:05}.tar")));
     assert!(oracle("inputs.py", [&["check-shards".to_owned(), at("out")], &paths[..]].concat()));
+
+    // Part by part, each row has the image of its own shard.
+    let mut worker = command(["worker", &at("out.toml"), "--output", &at("by-worker"), "--quiet"]);
+    let worker = worker.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+    let mut worker = worker.expect("it starts");
+    let parts = |out: &str| {
+        let names = fs::read_dir(at(out)).expect("an output").map(|e| e.expect("one").file_name());
+        let names = names.map(|name| name.to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("part-")).collect::<BTreeSet<_>>()
+    };
+    let wanted = parts("out");
+    assert!(wanted.len() >= 3, "{wanted:?}");
+    let mut stdin = worker.stdin.take().expect("piped");
+    (0..wanted.len()).for_each(|n| writeln!(stdin, "{{\"part\": {n}}}").expect("it listens"));
+    drop(stdin);
+    assert!(worker.wait().expect("it ends").success());
+    assert_eq!(parts("by-worker"), wanted);
+    for name in wanted {
+        let bytes = |out: &str| fs::read(Path::new(&at(out)).join(&name)).expect("a part");
+        assert!(bytes("by-worker") == bytes("out"), "{name} is another one");
+    }
 
     // The same rows in parts that begin within a shard, batch by batch; then a run that goes on.
     let folder = shards(&at(""));

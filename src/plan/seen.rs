@@ -115,7 +115,7 @@ fn files_of(spec: &PipelineSpec) -> Result<Option<BTreeMap<PathBuf, Option<Strin
     files.extend(spec.head.values().map(|head| (head.file.clone(), None)));
     for model in spec.model.all() {
         let ModelPlace::Dir(dir) = &model.place else { continue };
-        let entries = std::fs::read_dir(dir).map_err(Error::io("list", dir))?;
+        let Ok(entries) = std::fs::read_dir(dir) else { return Ok(None) };
         for entry in entries {
             files.insert(entry.map_err(Error::io("list", dir))?.path(), None);
         }

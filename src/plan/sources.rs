@@ -2,6 +2,7 @@
 //! loaded.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::settings::loader;
 use super::{Plan, is_stream};
@@ -154,16 +155,18 @@ fn beside(spec: &PipelineSpec) -> Option<Members> {
 impl Plan {
     /// What reads some of the plan's parts.
     pub(super) fn source(&self, parts: Vec<Part>) -> Box<dyn Source> {
-        self.reading().source(self.inputs.clone(), parts)
+        self.reading().source(self.shared_inputs(), parts)
+    }
+
+    fn shared_inputs(&self) -> Arc<[InputFile]> {
+        self.inputs.clone().into()
     }
 
     /// What reads parts one by one, as they are asked for.
     pub(super) fn source_of_each(&self) -> Open {
-        let (inputs, reading) = (self.inputs.clone(), self.reading());
-        Box::new(move |part| {
-            let input = inputs[part.input].clone();
-            reading.source(vec![input], vec![Part { input: 0, ..part }])
-        })
+        let (inputs, reading) = (self.shared_inputs(), self.reading());
+        // All of them: a row's image may be told by the place of its shard among them.
+        Box::new(move |part| reading.source(inputs.clone(), vec![part]))
     }
 
     /// The batches of a source, in pieces where rows hold lists.
@@ -192,7 +195,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn source(&self, inputs: Vec<InputFile>, parts: Vec<Part>) -> Box<dyn Source> {
+    fn source(&self, inputs: Arc<[InputFile]>, parts: Vec<Part>) -> Box<dyn Source> {
         self.in_pieces(self.whole(inputs, parts))
     }
 
@@ -203,7 +206,7 @@ impl Reading {
         }
     }
 
-    fn whole(&self, inputs: Vec<InputFile>, parts: Vec<Part>) -> Box<dyn Source> {
+    fn whole(&self, inputs: Arc<[InputFile]>, parts: Vec<Part>) -> Box<dyn Source> {
         match &self.source {
             SourceSpec::Parquet(source) => {
                 let of_parts: Vec<_> = parts.iter().map(|part| (part.index, part.input)).collect();
@@ -217,7 +220,7 @@ impl Reading {
                 Box::new(WebdatasetSource::new(inputs, of_shards(source), parts, self.batch_size))
             }
             SourceSpec::Folder(source) => {
-                let folder = inputs.into_iter().next().expect("a folder is one input");
+                let folder = inputs.first().expect("a folder is one input").clone();
                 Box::new(FolderSource::new(folder, of_folder(source), parts, self.batch_size))
             }
         }

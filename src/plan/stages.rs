@@ -2,7 +2,7 @@
 //!
 //! What is found wrong here is the system's; the plan itself was checked when it was made.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::Receiver;
@@ -67,8 +67,10 @@ impl Plan {
     fn watch_parts(&self, killers: Vec<Killer>) -> Result<Option<Watch>, Error> {
         let (ids, inputs) = (self.input_ids(), self.inputs.clone());
         self.watch(self.output(), killers, move |RowId { input, row }, seconds| {
-            let input = ids.iter().position(|id| *id == input).expect("an input of the plan");
-            Error::DecoderHangs { path: inputs[input].path.clone(), row, seconds }
+            let input = ids.iter().position(|id| *id == input);
+            // A name may have led elsewhere since.
+            let path = input.map_or_else(PathBuf::new, |input| inputs[input].path.clone());
+            Error::DecoderHangs { path, row, seconds }
         })
     }
 

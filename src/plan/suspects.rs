@@ -24,9 +24,9 @@ impl Plan {
         known: &[Killer],
         notes: &mut Vec<String>,
     ) -> Result<Vec<Killer>, Error> {
-        let mut images = Vec::new();
+        let (mut images, ids) = (Vec::new(), self.input_ids());
         for row in rows {
-            images.extend(self.images(*row)?);
+            images.extend(self.images(*row, &ids)?);
         }
         images.sort();
         images.dedup();
@@ -74,11 +74,14 @@ impl Plan {
     }
 
     /// The bytes of a row's images, where the plan has that row and there are bytes.
-    fn images(&self, RowId { input, row }: RowId) -> Result<Vec<Vec<u8>>, Error> {
+    fn images(
+        &self,
+        RowId { input, row }: RowId,
+        ids: &[NonZeroU64],
+    ) -> Result<Vec<Vec<u8>>, Error> {
         let (Some(column), Some(loader)) = (&self.image_column, &self.loader) else {
             return Ok(Vec::new());
         };
-        let ids = self.input_ids();
         let has_it = |part: &&Part| {
             ids[part.input] == input && (part.start..part.start + part.rows).contains(&row)
         };

@@ -91,7 +91,7 @@ pub struct BesideSource {
     tables: Box<dyn Source>,
     /// The input of each part.
     of_part: HashMap<usize, usize>,
-    inputs: Vec<InputFile>,
+    inputs: Arc<[InputFile]>,
     members: Members,
     /// The column of keys.
     column: String,
@@ -104,7 +104,7 @@ impl BesideSource {
     pub fn new(
         tables: Box<dyn Source>,
         parts: impl IntoIterator<Item = (usize, usize)>,
-        inputs: Vec<InputFile>,
+        inputs: Arc<[InputFile]>,
         (members, column): (Members, String),
     ) -> Self {
         let of_part = parts.into_iter().collect();

@@ -32,7 +32,7 @@ pub(super) const MOST: Most = Most { row_bytes: BATCH_BYTES, page_bytes: 2 << 30
 
 /// Reads parts of Parquet files, in the order given.
 pub struct ParquetSource {
-    inputs: Vec<InputFile>,
+    inputs: Arc<[InputFile]>,
     parts: VecDeque<Part>,
     batch_size: usize,
     open: Option<OpenFile>,
@@ -42,7 +42,8 @@ pub struct ParquetSource {
 
 impl ParquetSource {
     /// A source of `parts`, each cut from one of `inputs`, in batches of `batch_size` rows.
-    pub fn new(inputs: Vec<InputFile>, parts: Vec<Part>, batch_size: usize) -> Self {
+    pub fn new(inputs: impl Into<Arc<[InputFile]>>, parts: Vec<Part>, batch_size: usize) -> Self {
+        let inputs = inputs.into();
         Self { inputs, parts: parts.into(), batch_size, open: None, given: 0 }
     }
 

@@ -72,7 +72,7 @@ pub fn open_shards(paths: &[PathBuf], members: &Members) -> Result<Vec<InputFile
 
 /// Reads parts of shards, in the order given.
 pub struct WebdatasetSource {
-    inputs: Vec<InputFile>,
+    inputs: Arc<[InputFile]>,
     members: Members,
     parts: VecDeque<Part>,
     batch_size: usize,
@@ -93,7 +93,7 @@ struct OpenShard {
 impl WebdatasetSource {
     /// A source of `parts`, each cut from one of `inputs`, in batches of `batch_size` rows.
     pub fn new(
-        inputs: Vec<InputFile>,
+        inputs: Arc<[InputFile]>,
         members: Members,
         parts: Vec<Part>,
         batch_size: usize,

@@ -279,6 +279,8 @@ def check_data(bench: Bench) -> None:
 
 
 def check_spark(bench: Bench) -> None:
+    if shutil.which("java") is None and "CI" in os.environ:
+        sys.exit("CI needs Java for Spark: apt-get install openjdk-17-jre-headless")
     if shutil.which("java") is None:
         print("spark: SKIPPED, there is no Java: apt-get install openjdk-17-jre-headless")
         return

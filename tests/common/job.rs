@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use arrow::array::{Array, AsArray};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -41,8 +41,14 @@ pub fn finalize(output: &Path) -> Vec<String> {
 /// A library of `faults/`, compiled. None where there is no compiler.
 pub fn library(name: &str) -> Option<PathBuf> {
     static NEXT: OnceLock<tempfile::TempDir> = OnceLock::new();
+    static ONE: Mutex<()> = Mutex::new(());
     let dir = NEXT.get_or_init(scratch);
+    // A program that starts meanwhile would find half of it.
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let to = dir.path().join(format!("{name}.so"));
+    if to.exists() {
+        return Some(to);
+    }
     let flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"];
     let source = root().join("tests/faults").join(format!("{name}.c"));
     let compiled = Command::new("cc").args(flags).arg("-o").arg(&to).arg(source).output();
