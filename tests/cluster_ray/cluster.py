@@ -183,7 +183,7 @@ def check_nodes(bench: Bench) -> None:
 
 
 def check_driver(bench: Bench) -> None:
-    with ray_cluster(2) as (cluster, _):
+    with ray_cluster(3) as (cluster, _):
         output = bench.work / "drivers"
         job = ray_run(bench, cluster, output=output)
         with frozen(job, output, 1):
